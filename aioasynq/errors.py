@@ -1,0 +1,205 @@
+"""Every error a user can meet, in one tree.
+
+AioasynqError
+├── TaskError(queue, task_id)    TaskIDConflictError · DuplicateTaskError · TaskNotFoundError
+├── QueueError(queue)            QueueNotFoundError · QueueNotEmptyError
+├── BrokerError(maybe_done)      Redis could not be reached, or answered nonsense
+│   └── BrokerRefusedError       Redis answered, and will go on refusing: wrong password, no permission, too old
+├── MessageDecodeError           bytes in a queue that are no message
+├── HandlerNotFoundError         no handler is registered for a task type
+├── PayloadError                 a payload does not fit the handler it was sent to
+├── LeaseExpiredError            the task belongs to somebody else by now
+├── TaskTimeoutError · TaskDeadlineError · TaskCancelledError      why a handler was ended
+└── ServerStateError             a server was started twice, or after its end
+
+SkipRetry, RevokeTask, RetryAfter    raised by a handler to steer its own task
+
+A wrong argument is a ``ValueError`` or ``TypeError`` that names the argument and the value.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+__all__ = [
+    "AioasynqError",
+    "BrokerError",
+    "BrokerRefusedError",
+    "DuplicateTaskError",
+    "HandlerNotFoundError",
+    "LeaseExpiredError",
+    "MessageDecodeError",
+    "PayloadError",
+    "QueueError",
+    "QueueNotEmptyError",
+    "QueueNotFoundError",
+    "RetryAfter",
+    "RevokeTask",
+    "ServerStateError",
+    "SkipRetry",
+    "TaskCancelledError",
+    "TaskDeadlineError",
+    "TaskError",
+    "TaskIDConflictError",
+    "TaskNotFoundError",
+    "TaskTimeoutError",
+]
+
+
+class AioasynqError(Exception):
+    """Base of every error this library raises about Redis, queues and tasks."""
+
+
+class TaskError(AioasynqError):
+    """Something is wrong with one task of one queue."""
+
+    _text = "task {task_id!r} in queue {queue!r}"
+
+    def __init__(self, queue: str, task_id: str) -> None:
+        super().__init__(queue, task_id)
+        self.queue = queue
+        self.task_id = task_id
+
+    def __str__(self) -> str:
+        return self._text.format(queue=self.queue, task_id=self.task_id)
+
+
+class TaskIDConflictError(TaskError):
+    """The queue already holds a task with this id, in whatever state."""
+
+    _text = "task id {task_id!r} conflicts with another task in queue {queue!r}"
+
+
+class DuplicateTaskError(TaskError):
+    """A task with the same queue, type and payload holds the uniqueness lock."""
+
+    _text = "task {task_id!r} not enqueued: a task with the same type and payload holds the unique lock in queue {queue!r}"
+
+
+class TaskNotFoundError(TaskError):
+    """The queue holds no task with this id."""
+
+    _text = "cannot find task {task_id!r} in queue {queue!r}"
+
+
+class QueueError(AioasynqError):
+    """Something is wrong with one queue."""
+
+    _text = "queue {queue!r}"
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(queue)
+        self.queue = queue
+
+    def __str__(self) -> str:
+        return self._text.format(queue=self.queue)
+
+
+class QueueNotFoundError(QueueError):
+    """No task was ever enqueued to this queue, or the queue was removed."""
+
+    _text = "queue {queue!r} does not exist"
+
+
+class QueueNotEmptyError(QueueError):
+    """The queue still holds tasks."""
+
+    _text = "queue {queue!r} is not empty"
+
+
+class BrokerError(AioasynqError):
+    """Redis could not be reached in time, or its answer made no sense.
+
+    ``maybe_done`` is true when a write was under way and its reply never came: it may or may not have happened.
+    """
+
+    def __init__(self, text: str, *, maybe_done: bool = False) -> None:
+        super().__init__(text)
+        self.maybe_done = maybe_done
+
+
+class BrokerRefusedError(BrokerError):
+    """Redis answered and will go on refusing: a wrong password, a missing permission, a version that is too old."""
+
+
+class MessageDecodeError(AioasynqError):
+    """Bytes that should be a message of asynq's format are not."""
+
+
+class HandlerNotFoundError(AioasynqError):
+    """No handler is registered for this task type."""
+
+    def __init__(self, task_type: str) -> None:
+        super().__init__(task_type)
+        self.task_type = task_type
+
+    def __str__(self) -> str:
+        return f'handler not found for task "{self.task_type}"'
+
+
+class PayloadError(AioasynqError):
+    """A payload does not fit the typed handler it was sent to; no retry can change that, so the task is archived."""
+
+
+class LeaseExpiredError(AioasynqError):
+    """The task's lease ran out, and another worker may have it by now; whatever this handler does is not recorded."""
+
+    def __str__(self) -> str:
+        return "task lease expired"
+
+
+class TaskTimeoutError(AioasynqError):
+    """The handler ran for longer than the task's timeout."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"task timed out after {self.seconds:g} s"
+
+
+class TaskDeadlineError(AioasynqError):
+    """The task's deadline passed before its handler ended."""
+
+    def __str__(self) -> str:
+        return "task deadline exceeded"
+
+
+class TaskCancelledError(AioasynqError):
+    """Somebody asked for the running task to be cancelled."""
+
+    def __str__(self) -> str:
+        return "task cancelled"
+
+
+class ServerStateError(AioasynqError):
+    """The server cannot do this in its present state, for example start twice."""
+
+
+class SkipRetry(Exception):  # noqa: N818 - asynq's name, and a verdict rather than an error
+    """Raised by a handler: archive this task now, whatever retries are left."""
+
+
+class RevokeTask(Exception):  # noqa: N818 - asynq's name, and a verdict rather than an error
+    """Raised by a handler: forget this task; it is neither retried, archived nor kept."""
+
+
+class RetryAfter(Exception):  # noqa: N818 - a verdict rather than an error
+    """Raised by a handler: bring this task back after *delay*; that is no failure and costs no retry.
+
+    Args:
+        delay: seconds, or a ``timedelta``; not negative.
+        reason: kept as the task's last error, for people who look.
+    """
+
+    def __init__(self, delay: float | timedelta, reason: str = "") -> None:
+        seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"delay must be a number of seconds, 0 or more, got {delay!r}")
+        super().__init__(seconds, reason)
+        self.delay = seconds
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason or f"retry after {self.delay:g} s"
