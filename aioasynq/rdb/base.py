@@ -1,0 +1,211 @@
+"""Operations: the connection, the clock, and running a script to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ClusterDownError,
+    ClusterError,
+    ConnectionError as RedisConnectionError,
+    NoPermissionError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+    TimeoutError as RedisTimeoutError,
+    TryAgainError,
+)
+
+from aioasynq.errors import BrokerError, BrokerRefusedError
+from aioasynq.rdb.connection import AnyRedis, Link, open_link
+from aioasynq.rdb.script import Script
+
+OPERATION_TIMEOUT = 5.0  #: seconds an operation may take, repeats included; shorter than a receipt's life of 60 s
+ATTEMPT_TIMEOUT = 2.0  #: seconds after which one attempt is given up and repeated on another connection
+MAX_BATCH = 256  #: tasks in one script: a script holds Redis up while it runs
+MAX_BATCH_BYTES = 1 << 20  #: bytes of messages in one script, unless a single task is larger
+
+Arg = str | bytes | int | float
+T = TypeVar("T")
+
+# The connection is gone or was never there, or a Cluster is rearranging itself: the next attempt may pass.
+_PASSING = (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError, TryAgainError, ClusterDownError, ClusterError)
+_REFUSED = (AuthenticationError, AuthorizationError, NoPermissionError)
+_REFUSED_TEXTS = ("WRONGPASS", "NOAUTH", "NOPERM", "invalid username-password", "invalid password")
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Who makes a writing call, and the how manyth of its calls it is.
+
+    Whoever repeats a call repeats its receipt, and gets the answer of the call that was done. A caller has one call
+    under way at a time, and its numbers rise.
+    """
+
+    caller: str
+    number: int
+
+
+class Receipts:
+    """The receipts of one caller."""
+
+    __slots__ = ("_caller", "_numbers")
+
+    def __init__(self, caller: str) -> None:
+        self._caller = caller
+        self._numbers = itertools.count(1)
+
+    def next(self) -> Receipt:
+        """The receipt of a call that was not made before."""
+        return Receipt(self._caller, next(self._numbers))
+
+
+class Operations:
+    """What all families of operations share."""
+
+    def __init__(
+        self,
+        redis: str | AnyRedis | None = None,
+        *,
+        clock: Callable[[], float] | None = None,
+        operation_timeout: float = OPERATION_TIMEOUT,
+    ) -> None:
+        self._link: Link = open_link(redis)
+        self._redis: AnyRedis = self._link.client
+        self._clock = clock
+        self._timeout = operation_timeout
+        self._under_way: set[asyncio.Task[Any]] = set()
+
+    @property
+    def address(self) -> str:
+        """Where Redis is, for people: a URL without its password."""
+        return self._link.address
+
+    @property
+    def client(self) -> AnyRedis:
+        """The redis.asyncio client underneath."""
+        return self._redis
+
+    def _now(self) -> str:
+        """What scripts are told of the time: nothing, so that Redis's clock counts, except in tests."""
+        return "" if self._clock is None else repr(self._clock())
+
+    def _receipt(self, receipt: Receipt | None) -> Receipt:
+        """A call without a receipt is the only one of its caller."""
+        return receipt or Receipt(uuid.uuid4().hex, 1)
+
+    async def _run(self, script: Script, keys: Sequence[str], args: Iterable[Arg], *, writes: bool = True) -> Any:
+        """Run *script* to its end, repeating it while the operation timeout allows, even if the caller is cancelled.
+
+        A script that writes must bear to be repeated: it carries a receipt, or does no more the second time.
+
+        Raises:
+            BrokerRefusedError: Redis refuses this user or this password.
+            BrokerError: Redis could not be reached in time, or answered with an error.
+        """
+        command = (script.sha, len(keys), *keys, *args)
+
+        async def call() -> Any:
+            try:
+                return await self._redis.execute_command("EVALSHA", *command)
+            except NoScriptError:
+                return await self._redis.execute_command("EVAL", script.text, *command[1:])
+
+        return await self._to_end(script.name, call, writes=writes)
+
+    async def _plain(self, what: str, call: Callable[[], Awaitable[T]], *, writes: bool = False) -> T:
+        """The same for a plain command, which must bear to be repeated too."""
+        return await self._to_end(what, call, writes=writes)
+
+    async def _to_end(self, what: str, call: Callable[[], Awaitable[T]], *, writes: bool) -> T:
+        # A task of its own, which nobody outside holds: task.cancel(), asyncio.timeout and wait_for cut through any
+        # shield that is only a scope, and a reply that nobody reads strands the tasks it names.
+        return await self._owned(self._repeat(what, call, writes=writes))
+
+    async def _owned(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.get_running_loop().create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, also when the caller has gone
+
+    async def _repeat(self, what: str, call: Callable[[], Awaitable[T]], *, writes: bool) -> T:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._timeout
+        pause = 0.0
+        sent = False
+        while True:
+            try:
+                async with asyncio.timeout(min(ATTEMPT_TIMEOUT, end - loop.time())):
+                    return await call()
+            except _REFUSED as exc:
+                raise BrokerRefusedError(self._text(what, exc)) from exc
+            except _PASSING as exc:
+                if any(text in str(exc) for text in _REFUSED_TEXTS):
+                    raise BrokerRefusedError(self._text(what, exc)) from exc
+                sent = sent or not _never_sent(exc)
+                pause = min(0.5, max(0.02, pause * 2))
+                delay = pause * random.uniform(0.5, 1.0) if pause > 0.02 else 0.0
+                if loop.time() + delay >= end - 0.01:
+                    raise BrokerError(self._text(what, exc), maybe_done=writes and sent) from exc
+                await asyncio.sleep(delay)
+            except (ResponseError, RedisError) as exc:
+                if any(text in str(exc) for text in _REFUSED_TEXTS):
+                    raise BrokerRefusedError(self._text(what, exc)) from exc
+                raise BrokerError(self._text(what, exc)) from exc
+
+    def _text(self, what: str, exc: BaseException) -> str:
+        reason = str(exc) or type(exc).__name__
+        if isinstance(exc, TimeoutError) and not str(exc):
+            reason = "no answer in time"
+        return f"{what} failed on {self.address}: {reason}"
+
+    async def _redis_now(self) -> float:
+        """Redis's clock, unix seconds; on a Cluster that of one node."""
+        if self._clock is not None:
+            return self._clock()
+        seconds, micros = await self._plain("TIME", self._time)
+        return int(seconds) + int(micros) / 1e6
+
+    async def _time(self) -> tuple[int, int]:
+        if isinstance(self._redis, RedisCluster):
+            await self._redis.initialize()
+            node = self._redis.get_default_node()
+            return await self._redis.execute_command("TIME", target_nodes=node)  # type: ignore[no-any-return]
+        return await self._redis.execute_command("TIME")  # type: ignore[no-any-return]
+
+    async def settled(self) -> None:
+        """Wait until no operation is under way."""
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+
+    async def aclose(self) -> None:
+        """Let operations end, then close the connections, unless the client was handed in."""
+        await self.settled()
+        if self._link.owned:
+            await self._redis.aclose()
+
+
+def _never_sent(exc: BaseException) -> bool:
+    """Did the attempt end before anything was written? redis-py tells by its texts only."""
+    text = str(exc)
+    return "connecting to" in text or "Connect call failed" in text or "connecting" in text.lower()
+
+
+def at_most_a_batch(items: Sequence[object]) -> None:
+    """Refuse a call that would hold Redis up for long."""
+    if len(items) > MAX_BATCH:
+        raise ValueError(f"at most {MAX_BATCH} tasks go in one call, got {len(items)}")

@@ -1,0 +1,173 @@
+"""From a URL, a client or nothing to a redis.asyncio client, and to connections of one's own.
+
+Our own clients open a few connections and repeat nothing by themselves: each operation repeats itself, with a receipt.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from urllib.parse import unquote, urlsplit
+
+import redis.asyncio as aioredis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis.asyncio.connection import AbstractConnection
+
+URL_VARIABLE = "AIOASYNQ_REDIS_URL"
+MAX_CONNECTIONS = 8  #: of a client opened from a URL; calls past that wait for a free one
+CONNECT_TIMEOUT = 2.0  #: seconds to open a connection
+
+AnyRedis: TypeAlias = "aioredis.Redis | RedisCluster"
+
+_SCHEMES = ("redis", "rediss", "unix", "redis-cluster")
+# What redis-py puts into a pool's arguments for its own use, tied to that pool.
+_POOL_BOUND = {
+    "event_dispatcher",
+    "maint_notifications_pool_handler",
+    "oss_cluster_maint_notifications_handler",
+    "orig_host_address",
+    "orig_socket_timeout",
+    "orig_socket_connect_timeout",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A client, whose it is, and how to make another like it."""
+
+    client: AnyRedis
+    owned: bool  #: opened here, so closed here
+    address: str  #: for people: where it leads, without the password
+    again: Callable[[], AnyRedis]  #: a second client of the same kind, to be closed by whoever asked
+
+
+def open_link(redis: str | AnyRedis | None = None) -> Link:
+    """Make sense of the first argument of Client, Server and their like.
+
+    Args:
+        redis: a URL (``redis://``, ``rediss://``, ``unix://``, ``redis-cluster://host:port,host:port``), a client of
+            ``redis.asyncio``, or None for the URL in the environment variable ``AIOASYNQ_REDIS_URL``, else
+            ``redis://localhost:6379/0``.
+
+    Raises:
+        ValueError: the URL cannot be read, or the client decodes its replies.
+        TypeError: it is neither.
+    """
+    if redis is None:
+        redis = os.environ.get(URL_VARIABLE) or "redis://localhost:6379/0"
+    if isinstance(redis, str):
+        url = redis
+        client, address = _from_url(url)
+        return Link(client, True, address, lambda: _from_url(url)[0])
+    if isinstance(redis, aioredis.Redis | RedisCluster):
+        if redis.get_encoder().decode_responses:
+            raise ValueError("redis must be a client with decode_responses=False, since payloads are bytes")
+        given = redis
+        return Link(given, False, _address_of(given), lambda: _twin(given))
+    raise TypeError(f"redis must be a URL, a redis.asyncio client or None, got {redis!r}")
+
+
+def _from_url(url: str) -> tuple[AnyRedis, str]:
+    parts = urlsplit(url)
+    if parts.scheme not in _SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
+        raise ValueError(f"redis must be a URL that begins with one of {known}; got {_without_password(url)!r}")
+    if parts.scheme == "redis-cluster":
+        return _cluster_from_url(url)
+    if parts.scheme == "unix" and not parts.path:
+        raise ValueError(f"redis must name a socket, as in unix:///path/to/redis.sock, got {_without_password(url)!r}")
+    try:
+        pool: aioredis.BlockingConnectionPool = aioredis.BlockingConnectionPool.from_url(
+            url,
+            max_connections=MAX_CONNECTIONS,
+            timeout=None,  # the operation's own timeout ends the wait for a free connection
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=None,  # the operation's own timeout again: one clock is cheaper than three
+            socket_connect_timeout=CONNECT_TIMEOUT,
+            health_check_interval=0,
+        )
+    except (ValueError, TypeError) as exc:
+        raise ValueError(f"redis must be a URL like redis://localhost:6379/0, got {_without_password(url)!r}: {exc}") from exc
+    client = aioredis.Redis.from_pool(pool)
+    return client, _address_of(client)
+
+
+def _cluster_from_url(url: str) -> tuple[RedisCluster, str]:
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = credentials.partition(":")
+    nodes: list[ClusterNode] = []
+    for host in hosts.split(","):
+        name, _, port = host.rpartition(":") if ":" in host else (host, "", "6379")
+        if not name or not port.isdigit():
+            raise ValueError(
+                f"redis must name nodes as redis-cluster://host:port,host:port, got {_without_password(url)!r}"
+            )
+        nodes.append(ClusterNode(name, int(port)))
+    client = RedisCluster(
+        startup_nodes=nodes,
+        username=unquote(username) or None,
+        password=unquote(password) or None,
+        protocol=2,
+        socket_connect_timeout=CONNECT_TIMEOUT,
+        socket_timeout=None,
+    )
+    return client, f"redis-cluster://{hosts}"
+
+
+def _without_password(url: str) -> str:
+    head, at, tail = url.rpartition("@")
+    if not at:
+        return url
+    scheme, separator, credentials = head.partition("://")
+    return f"{scheme}{separator}{credentials.partition(':')[0]}:***@{tail}" if separator else f"***@{tail}"
+
+
+def _address_of(client: AnyRedis) -> str:
+    if isinstance(client, RedisCluster):
+        nodes = ",".join(f"{node.host}:{node.port}" for node in client.nodes_manager.startup_nodes.values())
+        return f"redis-cluster://{nodes}"
+    kwargs: dict[str, Any] = client.connection_pool.connection_kwargs
+    if "path" in kwargs:
+        return f"unix://{kwargs['path']}?db={kwargs.get('db', 0)}"
+    scheme = "rediss" if issubclass(client.connection_pool.connection_class, aioredis.SSLConnection) else "redis"
+    return f"{scheme}://{kwargs.get('host', 'localhost')}:{kwargs.get('port', 6379)}/{kwargs.get('db', 0)}"
+
+
+def _twin(client: AnyRedis) -> AnyRedis:
+    if isinstance(client, RedisCluster):
+        kwargs = {k: v for k, v in client.connection_kwargs.items() if k not in _POOL_BOUND}
+        for internal in ("redis_connect_func", "response_callbacks"):
+            kwargs.pop(internal, None)
+        nodes = [ClusterNode(node.host, node.port) for node in client.nodes_manager.startup_nodes.values()]
+        return RedisCluster(startup_nodes=nodes, **kwargs)
+    pool = client.connection_pool
+    kwargs = {k: v for k, v in pool.connection_kwargs.items() if k not in _POOL_BOUND}
+    twin: aioredis.ConnectionPool = aioredis.ConnectionPool(pool.connection_class, max_connections=4, **kwargs)
+    return aioredis.Redis.from_pool(twin)
+
+
+async def connection_for(client: AnyRedis, key: str) -> tuple[AbstractConnection, ClusterNode | None]:
+    """A connection of one's own, not yet open, to the node that holds *key*; on a Cluster also that node.
+
+    It has no timeout of its own: whoever waits on it says for how long.
+    """
+    if isinstance(client, RedisCluster):
+        await client.initialize()
+        node = client.get_node_from_key(key)
+        if node is None:
+            raise ConnectionError(f"no node of the cluster holds {key!r}")
+        connection = cast("AbstractConnection", node.connection_class(**node.connection_kwargs))
+    else:
+        node = None
+        connection = cast("AbstractConnection", client.connection_pool.make_connection())
+    connection.socket_timeout = None
+    return connection, node

@@ -1,0 +1,474 @@
+"""The way of a task: enqueue, schedule, dequeue, and its ends. Each operation takes many tasks of one queue.
+
+Answers are one a task, in the order given. At most 256 tasks go in one call (``ValueError``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from aioasynq import keys
+from aioasynq.errors import DuplicateTaskError, MessageDecodeError, TaskError, TaskIDConflictError, TaskNotFoundError
+from aioasynq.message import TaskMessage
+from aioasynq.proto.codec import decode_task, encode_task
+from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, Arg, Operations, Receipt, at_most_a_batch
+from aioasynq.rdb.script import Script
+
+LEASE = 15.0  #: seconds a task stays its owner's after the last sign of life
+MAX_ARCHIVE = 10_000  #: tasks an archive holds
+MAX_ARCHIVE_AGE = 90 * 24 * 3600  #: seconds an archive holds them
+REGISTER_AGAIN = 60.0  #: seconds after which a queue's name is written again, in case somebody removed it
+
+_ENQUEUE = Script("enqueue")
+_ENQUEUE_UNIQUE = Script("enqueue_unique")
+_SCHEDULE = Script("schedule")
+_SCHEDULE_UNIQUE = Script("schedule_unique")
+_ADD_TO_GROUP = Script("add_to_group")
+_ADD_TO_GROUP_UNIQUE = Script("add_to_group_unique")
+_DEQUEUE = Script("dequeue")
+_DONE = Script("done")
+_MARK_AS_COMPLETE = Script("mark_as_complete")
+_REQUEUE = Script("requeue")
+_RETRY = Script("retry")
+_KILL = Script("kill")
+_WRITE_RESULT = Script("write_result")
+
+
+class Unique(NamedTuple):
+    """A task to enqueue, and for how many seconds it holds its lock."""
+
+    msg: TaskMessage
+    ttl: int
+
+
+class Scheduled(NamedTuple):
+    """A task to schedule: *when* is ``+12.500``, seconds from now, or ``1795437947.250``, unix seconds."""
+
+    msg: TaskMessage
+    when: str
+
+
+class ScheduledUnique(NamedTuple):
+    """The same with a lock; its *ttl* counts from now, so it includes the delay."""
+
+    msg: TaskMessage
+    when: str
+    ttl: int
+
+
+class Leased(NamedTuple):
+    """A task that was taken, and the guard under which it is held.
+
+    ``msg`` is None when the bytes in Redis are no message; ``error`` says why.
+    """
+
+    queue: str
+    id: str
+    msg: TaskMessage | None
+    guard: str
+    error: str = ""
+
+    @property
+    def lock(self) -> str:
+        """Full name of the uniqueness lock; empty without one."""
+        return self.msg.unique_key if self.msg else ""
+
+
+class Completed(NamedTuple):
+    """A task that succeeded and is kept, with what its handler returned, if anything."""
+
+    leased: Leased
+    result: bytes | None = None
+
+
+class Failed(NamedTuple):
+    """A task that is to be tried again: in how many seconds, why, and whether that counts as a failure."""
+
+    leased: Leased
+    delay: float
+    error: str
+    is_failure: bool = True
+    recovered: int | None = None  #: how often it was recovered, when that is why
+
+
+class Killed(NamedTuple):
+    """A task that failed for good, and why."""
+
+    leased: Leased
+    error: str
+
+
+@dataclass(slots=True)
+class Batch:
+    """What a dequeue brought. Empty is no error."""
+
+    tasks: list[Leased]  #: the next to run first; all decoded
+    broken: list[Leased]  #: taken too, but their bytes are no message
+    strays: list[tuple[str, str]]  #: (queue, id) that were in the list without being a task of it; taken off the list
+    dry: bool = True  #: nothing is left in any queue that was asked
+    paused: bool = False  #: a queue that was asked is paused
+
+
+class Lifecycle(Operations):
+    """Operations that move a task from one state to the next, each in one atomic step."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._registered: dict[str, float] = {}
+
+    # ── into a queue ──
+
+    async def enqueue(self, msgs: Sequence[TaskMessage], *, receipt: Receipt | None = None) -> list[TaskError | None]:
+        """Add tasks to their queue, ready to be processed. All must name the same queue.
+
+        Returns:
+            For each task None, or the :class:`TaskIDConflictError` why it was not stored.
+
+        Raises:
+            BrokerError: Redis did not answer within the operation timeout, or refused the whole call.
+        """
+        queue = _one_queue(msgs)
+        args: list[Arg] = []
+        for msg in msgs:
+            args += (msg.id, encode_task(msg))
+        return await self._store(_ENQUEUE, queue, msgs, keys.pending(queue), [keys.task(queue, m.id) for m in msgs], args, receipt)
+
+    async def enqueue_unique(
+        self, items: Sequence[Unique], *, receipt: Receipt | None = None
+    ) -> list[TaskError | None]:
+        """The same for tasks that take a lock; :class:`DuplicateTaskError` where it is held already."""
+        msgs = [item.msg for item in items]
+        queue = _one_queue(msgs)
+        args: list[Arg] = []
+        for msg, ttl in items:
+            args += (msg.id, encode_task(msg), ttl)
+        return await self._store(_ENQUEUE_UNIQUE, queue, msgs, keys.pending(queue), _with_locks(queue, msgs), args, receipt)
+
+    async def schedule(self, items: Sequence[Scheduled], *, receipt: Receipt | None = None) -> list[TaskError | None]:
+        """Keep tasks until they are due. Answers and errors as :meth:`enqueue`."""
+        msgs = [item.msg for item in items]
+        queue = _one_queue(msgs)
+        args: list[Arg] = []
+        for msg, when in items:
+            args += (msg.id, encode_task(msg), when)
+        return await self._store(_SCHEDULE, queue, msgs, keys.scheduled(queue), [keys.task(queue, m.id) for m in msgs], args, receipt)
+
+    async def schedule_unique(
+        self, items: Sequence[ScheduledUnique], *, receipt: Receipt | None = None
+    ) -> list[TaskError | None]:
+        """The same for tasks that take a lock. Answers and errors as :meth:`enqueue_unique`."""
+        msgs = [item.msg for item in items]
+        queue = _one_queue(msgs)
+        args: list[Arg] = []
+        for msg, when, ttl in items:
+            args += (msg.id, encode_task(msg), when, ttl)
+        return await self._store(_SCHEDULE_UNIQUE, queue, msgs, keys.scheduled(queue), _with_locks(queue, msgs), args, receipt)
+
+    async def add_to_group(
+        self, msgs: Sequence[TaskMessage], *, receipt: Receipt | None = None
+    ) -> list[TaskError | None]:
+        """Let tasks wait in the group that ``group_key`` names. Answers and errors as :meth:`enqueue`."""
+        queue = _one_queue(msgs)
+        places: list[str] = []
+        args: list[Arg] = []
+        for msg in msgs:
+            places += (keys.task(queue, msg.id), keys.group(queue, msg.group_key))
+            args += (msg.id, encode_task(msg), msg.group_key)
+        return await self._store(_ADD_TO_GROUP, queue, msgs, keys.groups(queue), places, args, receipt)
+
+    async def add_to_group_unique(
+        self, items: Sequence[Unique], *, receipt: Receipt | None = None
+    ) -> list[TaskError | None]:
+        """The same for tasks that take a lock. Answers and errors as :meth:`enqueue_unique`."""
+        msgs = [item.msg for item in items]
+        queue = _one_queue(msgs)
+        places: list[str] = []
+        args: list[Arg] = []
+        for msg, ttl in items:
+            places += (keys.task(queue, msg.id), keys.group(queue, msg.group_key), msg.unique_key)
+            args += (msg.id, encode_task(msg), msg.group_key, ttl)
+        return await self._store(_ADD_TO_GROUP_UNIQUE, queue, msgs, keys.groups(queue), places, args, receipt)
+
+    async def _store(
+        self,
+        script: Script,
+        queue: str,
+        msgs: Sequence[TaskMessage],
+        place: str,
+        task_keys: Sequence[str],
+        args: Sequence[Arg],
+        receipt: Receipt | None,
+    ) -> list[TaskError | None]:
+        at_most_a_batch(msgs)
+        await self._register(queue)
+        receipt = self._receipt(receipt)
+        answers = await self._run(
+            script,
+            (keys.receipt(queue, receipt.caller), place, *task_keys),
+            (receipt.number, self._now(), *args),
+        )
+        return [None if answer == 1 else _refusal(answer, queue, msg) for msg, answer in zip(msgs, answers, strict=True)]
+
+    async def _register(self, queue: str) -> None:
+        """Name the queue among all queues. A call of its own, since on a Cluster that set is elsewhere; it comes first,
+        and is repeated now and then, for a queue removed by another process is not registered by anybody else."""
+        now = time.monotonic()
+        if now < self._registered.get(queue, 0.0):
+            return
+        await self._plain("SADD", lambda: self._redis.execute_command("SADD", keys.queues(), queue), writes=True)
+        self._registered[queue] = now + REGISTER_AGAIN
+
+    def forget_queue(self, queue: str) -> None:
+        """Register *queue* anew with its next task."""
+        self._registered.pop(queue, None)
+
+    # ── out of a queue ──
+
+    async def dequeue(
+        self,
+        *queues: str,
+        count: int = 1,
+        owner: str,
+        lease: float = LEASE,
+        receipt: Receipt | None = None,
+        again: bool = False,
+    ) -> Batch:
+        """Take up to *count* tasks that waited longest, asking the queues in the order given.
+
+        Args:
+            owner: a token that no other call uses; what settles the tasks has to show it.
+            lease: seconds the tasks stay the owner's without a sign of life.
+            again: this call repeats one whose reply was lost, so a copy of that one still under way must take nothing.
+        """
+        batch = Batch([], [], [])
+        for queue in queues:
+            wanted = count - len(batch.tasks) - len(batch.broken)
+            if wanted <= 0:
+                batch.dry = False
+                break
+            call, arguments = dequeue_call(queue, min(wanted, MAX_BATCH), owner, lease, self._receipt(receipt), self._now(), again=again)
+            add_to_batch(batch, queue, owner, await self._run(_DEQUEUE, call, arguments))
+        return batch
+
+    # ── ends of a task ──
+
+    async def done(self, items: Sequence[Leased], *, receipt: Receipt | None = None) -> list[bool]:
+        """Forget tasks that succeeded. False for a task that is no longer held; nothing is written for it."""
+        task_keys, args = _places(items)
+        for n, leased in enumerate(items):
+            args[n] = (leased.id, leased.guard, 1 if leased.lock else 0)
+        return await self._settle(_DONE, items, _counters(self, items, failed=False), task_keys, args, receipt, now=True)
+
+    async def mark_as_complete(self, items: Sequence[Completed], *, receipt: Receipt | None = None) -> list[bool]:
+        """Keep tasks that succeeded until their retention is over, with their results. Answers as :meth:`done`."""
+        held = [item.leased for item in items]
+        task_keys, args = _places(held)
+        completed_at = int(self._wall())
+        for n, (leased, result) in enumerate(items):
+            msg = replace(_message(leased), completed_at=completed_at)
+            args[n] = (
+                leased.id,
+                leased.guard,
+                1 if leased.lock else 0,
+                encode_task(msg),
+                msg.retention,
+                0 if result is None else 1,
+                result or b"",
+            )
+        places = _counters(self, held, failed=False)
+        if held:
+            places.append(keys.completed(held[0].queue))
+        return await self._settle(_MARK_AS_COMPLETE, held, places, task_keys, args, receipt, now=True)
+
+    async def requeue(self, items: Sequence[Leased], *, receipt: Receipt | None = None) -> list[bool]:
+        """Give tasks back to the head of their queue, the first to run first. Answers as :meth:`done`."""
+        task_keys = [keys.task(leased.queue, leased.id) for leased in items]
+        args: list[tuple[Arg, ...]] = [(leased.id, leased.guard) for leased in items]
+        places = [keys.pending(items[0].queue)] if items else []
+        return await self._settle(_REQUEUE, items, places, task_keys, args, receipt, now=False)
+
+    async def retry(self, items: Sequence[Failed], *, receipt: Receipt | None = None) -> list[bool]:
+        """Let tasks wait for their next try. Only a failure is counted. Answers as :meth:`done`."""
+        held = [item.leased for item in items]
+        args: list[tuple[Arg, ...]] = []
+        failed_at = int(self._wall())
+        for leased, delay, error, is_failure, recovered in items:
+            msg = _message(leased)
+            msg = replace(msg, retried=msg.retried + is_failure, error_msg=error, last_failed_at=failed_at)
+            args.append(
+                (
+                    leased.id,
+                    leased.guard,
+                    encode_task(msg),
+                    f"{delay:.3f}",
+                    1 if is_failure else 0,
+                    "" if recovered is None else recovered,
+                )
+            )
+        places = _counters(self, held, failed=True)
+        if held:
+            places.append(keys.retry(held[0].queue))
+        task_keys = [keys.task(leased.queue, leased.id) for leased in held]
+        return await self._settle(_RETRY, held, places, task_keys, args, receipt, now=True)
+
+    async def kill(
+        self,
+        items: Sequence[Killed],
+        *,
+        receipt: Receipt | None = None,
+        max_size: int = MAX_ARCHIVE,
+        max_age: int = MAX_ARCHIVE_AGE,
+    ) -> list[bool]:
+        """Archive tasks that failed for good (today's asynq says archive). Answers as :meth:`done`.
+
+        The archive holds at most *max_size* tasks, for *max_age* seconds; what is let go loses its hash and its lock.
+        A task whose bytes are no message keeps those bytes; the error goes to a field of its hash.
+        """
+        held = [item.leased for item in items]
+        task_keys, args = _places(held)
+        failed_at = int(self._wall())
+        for n, (leased, error) in enumerate(items):
+            data: bytes = b""
+            if leased.msg is not None:
+                data = encode_task(replace(leased.msg, error_msg=error, last_failed_at=failed_at))
+            args[n] = (leased.id, leased.guard, 1 if leased.lock else 0, data, _clean(error))
+        places = _counters(self, held, failed=True)
+        first: tuple[Arg, ...] = ()
+        if held:
+            places.append(keys.archived(held[0].queue))
+            first = (max_size, max_age, keys.task_prefix(held[0].queue))
+        return await self._settle(_KILL, held, places, task_keys, [first, *args], receipt, now=True)
+
+    async def _settle(
+        self,
+        script: Script,
+        items: Sequence[Leased],
+        places: Sequence[str],
+        task_keys: Sequence[str],
+        args: Sequence[tuple[Arg, ...]],
+        receipt: Receipt | None,
+        *,
+        now: bool,
+    ) -> list[bool]:
+        if not items:
+            return []
+        at_most_a_batch(items)
+        queue = items[0].queue
+        if any(leased.queue != queue for leased in items):
+            raise ValueError("the tasks of one call must be of one queue")
+        receipt = self._receipt(receipt)
+        answers = await self._run(
+            script,
+            (keys.receipt(queue, receipt.caller), keys.active(queue), keys.lease(queue), *places, *task_keys),
+            (receipt.number, *((self._now(),) if now else ()), *(arg for some in args for arg in some)),
+        )
+        return [answer == 1 for answer in answers]
+
+    async def write_result(self, queue: str, task_id: str, data: bytes, *, owner: str = "") -> int:
+        """Keep bytes with a task, and return how many. The last write wins.
+
+        Raises:
+            TaskNotFoundError: there is no such task, or with *owner* given it belongs to somebody else by now.
+        """
+        if not await self._run(_WRITE_RESULT, (keys.task(queue, task_id),), (data, owner)):
+            raise TaskNotFoundError(queue, task_id)
+        return len(data)
+
+    def _wall(self) -> float:
+        return time.time() if self._clock is None else self._clock()
+
+
+def dequeue_call(
+    queue: str, count: int, owner: str, lease: float, receipt: Receipt, now: str, *, again: bool
+) -> tuple[tuple[str, ...], tuple[Arg, ...]]:
+    """KEYS and ARGV of a dequeue, for whoever sends it himself."""
+    return (
+        keys.receipt(queue, receipt.caller),
+        keys.pending(queue),
+        keys.paused(queue),
+        keys.active(queue),
+        keys.lease(queue),
+    ), (receipt.number, now, lease, keys.prefix(queue), owner, count, MAX_BATCH_BYTES, 1 if again else 0)
+
+
+def add_to_batch(batch: Batch, queue: str, owner: str, answer: Any) -> None:
+    """Add what Redis answered to a dequeue."""
+    state, _, taken, strays = answer
+    for i in range(0, len(taken), 2):
+        task_id, data = taken[i].decode("utf-8", "surrogateescape"), taken[i + 1]
+        leased = read_leased(queue, task_id, data, owner)
+        if leased.msg is None:
+            batch.broken.append(leased)
+        else:
+            batch.tasks.append(leased)
+    batch.strays += [(queue, stray.decode("utf-8", "backslashreplace")) for stray in strays]
+    if state == 1:
+        batch.dry = False
+    elif state == 2:
+        batch.paused = True
+
+
+def read_leased(queue: str, task_id: str, data: bytes, guard: str) -> Leased:
+    """A task as it was found; without a message when its bytes are none, or belong to another id."""
+    try:
+        msg = decode_task(data)
+    except MessageDecodeError as exc:
+        return Leased(queue, task_id, None, guard, f"undecodable message: {exc}")
+    if msg.id != task_id:
+        what = "no message" if not data else f"a message with the id {msg.id!r}"
+        return Leased(queue, task_id, None, guard, f"undecodable message: {what} under the id {task_id!r}")
+    return Leased(queue, task_id, msg, guard)
+
+
+def dequeue_script() -> Script:
+    """The script of :func:`dequeue_call`."""
+    return _DEQUEUE
+
+
+def _one_queue(msgs: Sequence[TaskMessage]) -> str:
+    if not msgs:
+        raise ValueError("a call needs at least one task")
+    queue = msgs[0].queue
+    if any(msg.queue != queue for msg in msgs):
+        raise ValueError("the tasks of one call must be of one queue")
+    return queue
+
+
+def _with_locks(queue: str, msgs: Sequence[TaskMessage]) -> list[str]:
+    return [key for msg in msgs for key in (keys.task(queue, msg.id), msg.unique_key)]
+
+
+def _refusal(answer: int, queue: str, msg: TaskMessage) -> TaskError:
+    return DuplicateTaskError(queue, msg.id) if answer == -1 else TaskIDConflictError(queue, msg.id)
+
+
+def _places(items: Sequence[Leased]) -> tuple[list[str], list[tuple[Arg, ...]]]:
+    task_keys: list[str] = []
+    for leased in items:
+        task_keys.append(keys.task(leased.queue, leased.id))
+        if leased.lock:
+            task_keys.append(leased.lock)
+    return task_keys, [()] * len(items)
+
+
+def _counters(rdb: Lifecycle, items: Sequence[Leased], *, failed: bool) -> list[str]:
+    if not items:
+        return []
+    queue, day = items[0].queue, keys.day(rdb._wall())  # noqa: SLF001 - a helper of the class, kept out of its way
+    counters = [keys.processed_total(queue), keys.processed(queue, day)]
+    return [*counters, keys.failed_total(queue), keys.failed(queue, day)] if failed else counters
+
+
+def _message(leased: Leased) -> TaskMessage:
+    if leased.msg is None:
+        raise ValueError(f"task {leased.id!r} has no message; it can only be killed or requeued")
+    return leased.msg
+
+
+def _clean(text: str) -> bytes:
+    return text.encode("utf-8", "replace")
+
+

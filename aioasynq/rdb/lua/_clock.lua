@@ -1,0 +1,31 @@
+-- clock: the caller's clock, unix seconds, or Redis's own where the caller sends an empty one.
+-- Scores are compared by many machines, so outside tests it is always Redis's.
+local function clock(sent)
+  if sent ~= "" then
+    return tonumber(sent)
+  end
+  local time = redis.call("TIME")
+  return tonumber(time[1]) + tonumber(time[2]) / 1000000
+end
+
+-- A moment as a score. Milliseconds are kept; Lua's own tostring() would round unix time to 14 digits.
+local function score(seconds)
+  return string.format("%.3f", seconds)
+end
+
+-- The end of a lease of ours: never a whole second, for that is how Go's leases look.
+local function lease_end(now, seconds)
+  local moment = score(now + seconds)
+  if string.sub(moment, -4) == ".000" then
+    return string.sub(moment, 1, -2) .. "1"
+  end
+  return moment
+end
+
+-- When a task is due: "+12.500" is a delay from now, anything else a moment.
+local function due(when, now)
+  if string.sub(when, 1, 1) == "+" then
+    return score(now + tonumber(string.sub(when, 2)))
+  end
+  return score(tonumber(when))
+end

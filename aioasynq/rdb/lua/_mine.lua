@@ -1,0 +1,13 @@
+-- mine: does the caller still hold this task? *lease* is the score of its lease as text, or false.
+-- A guard is the token its owner stored at dequeue; it holds only while the lease has a fraction of a second, since
+-- Go writes whole seconds when it takes the task over, and does not touch the owner.
+-- "lease=<score>" is the guard of whoever recovers a task: it holds while the lease is just the one that was seen.
+local function mine(task, lease, guard)
+  if not lease then
+    return false
+  end
+  if string.sub(guard, 1, 6) == "lease=" then
+    return lease == string.sub(guard, 7)
+  end
+  return tonumber(lease) % 1 ~= 0 and redis.call("HGET", task, "owner") == guard
+end

@@ -1,0 +1,102 @@
+-- dequeue: take the tasks that waited longest, with a lease and an owner.
+-- uses: clock, receipt, place
+--
+-- KEYS[1]  receipt   string
+-- KEYS[2]  pending   list
+-- KEYS[3]  paused    string
+-- KEYS[4]  active    list
+-- KEYS[5]  lease     sorted set
+-- ARGV[1]  number of the call
+-- ARGV[2]  now       unix seconds, or empty
+-- ARGV[3]  seconds a lease lasts
+-- ARGV[4]  prefix of the queue's keys
+-- ARGV[5]  token of the owner
+-- ARGV[6]  how many tasks at most
+-- ARGV[7]  how many bytes of messages at most; the first task may be larger
+-- ARGV[8]  1 when this call is a repeat, so that the one it repeats can no longer take anything
+--
+-- Returns {state, end of the lease, {id, message, …}, {stray id, …}}. State is 0 when the queue is empty now, 1 when
+-- more may wait, 2 when it is paused. Strays are ids that were in the list and no task of it: without a hash, or held
+-- elsewhere; they are taken off the list.
+
+local prefix, owner = ARGV[4], ARGV[5]
+
+local before = repeated(KEYS[1], ARGV[1])
+if before then
+  if before.err then
+    return before
+  end
+  local taken = {}
+  for _, id in ipairs(before[3]) do
+    local found = redis.call("HMGET", prefix .. "t:" .. id, "msg", "owner")
+    if found[2] == owner then
+      taken[#taken + 1] = id
+      taken[#taken + 1] = found[1] or ""
+    end
+  end
+  return { before[1], before[2], taken, before[4] }
+end
+
+local function answer(state, moment, taken, ids, strays)
+  if #ids > 0 or #strays > 0 or ARGV[8] == "1" then
+    remember(KEYS[1], ARGV[1], { state, moment, ids, strays })
+  end
+  return { state, moment, taken, strays }
+end
+
+if redis.call("EXISTS", KEYS[3]) == 1 then
+  return answer(2, "", {}, {}, {})
+end
+local wanted = tonumber(ARGV[6])
+local waiting = redis.call("LRANGE", KEYS[2], -wanted, -1)
+local ids, taken, strays, bytes = {}, {}, {}, 0
+local state, looked = 1, 0
+if #waiting < wanted then
+  state = 0
+end
+for i = #waiting, 1, -1 do
+  local id = waiting[i]
+  local task = prefix .. "t:" .. id
+  local found = redis.pcall("HMGET", task, "state", "msg")
+  local stray = false
+  if found[1] ~= "pending" then
+    local at = state_of(task)
+    stray = at == nil or held(prefix, id, at)
+  end
+  if stray then
+    strays[#strays + 1] = id
+  else
+    local msg = found[2] or ""
+    bytes = bytes + #msg
+    if #ids > 0 and bytes > tonumber(ARGV[7]) then
+      state = 1
+      break
+    end
+    ids[#ids + 1] = id
+    taken[#taken + 1] = id
+    taken[#taken + 1] = msg
+  end
+  looked = looked + 1
+end
+if looked == 0 then
+  return answer(state, "", {}, {}, {})
+end
+
+-- HDEL passes when memory is full, and what follows a first write passes too: a full Redis can still be worked empty.
+-- The lease comes before the lists change, so that a task cannot drop out of sight.
+local moment = lease_end(clock(ARGV[2]), tonumber(ARGV[3]))
+local leases = {}
+for _, id in ipairs(ids) do
+  redis.call("HDEL", prefix .. "t:" .. id, "pending_since")
+  leases[#leases + 1] = moment
+  leases[#leases + 1] = id
+end
+if #ids > 0 then
+  redis.call("ZADD", KEYS[5], unpack(leases))
+  redis.call("LPUSH", KEYS[4], unpack(ids))
+end
+redis.call("LTRIM", KEYS[2], 0, -looked - 1)
+for _, id in ipairs(ids) do
+  redis.call("HSET", prefix .. "t:" .. id, "state", "active", "owner", owner)
+end
+return answer(state, moment, taken, ids, strays)

@@ -1,0 +1,46 @@
+-- done: forget tasks that succeeded.
+-- uses: clock, receipt, mine, count
+--
+-- KEYS[1]   receipt   string
+-- KEYS[2]   active    list
+-- KEYS[3]   lease     sorted set
+-- KEYS[4]   processed         counter
+-- KEYS[5]   processed today   counter
+-- KEYS[6..] task, and unique when the task holds a lock   hash, string; for each task
+-- ARGV[1]   number of the call
+-- ARGV[2]   now       unix seconds, or empty
+-- ARGV[3..] id, guard, 1 when the task holds a lock; for each task
+--
+-- Returns for each task 1 when removed, 0 when it is no longer held under its guard (nothing is written).
+
+local before = repeated(KEYS[1], ARGV[1])
+if before then
+  return before
+end
+local now = clock(ARGV[2])
+local answers, settled, key = {}, 0, 6
+for i = 3, #ARGV, 3 do
+  local id, task, unique = ARGV[i], KEYS[key], nil
+  key = key + 1
+  if ARGV[i + 2] == "1" then
+    unique = KEYS[key]
+    key = key + 1
+  end
+  if mine(task, redis.call("ZSCORE", KEYS[3], id), ARGV[i + 1]) then
+    redis.call("LREM", KEYS[2], 0, id)
+    redis.call("ZREM", KEYS[3], id)
+    redis.call("DEL", task)
+    if unique and redis.call("GET", unique) == id then
+      redis.call("DEL", unique)
+    end
+    settled = settled + 1
+    answers[#answers + 1] = 1
+  else
+    answers[#answers + 1] = 0
+  end
+end
+if settled == 0 then
+  return answers
+end
+count(KEYS[4], KEYS[5], settled, now)
+return remember(KEYS[1], ARGV[1], answers)

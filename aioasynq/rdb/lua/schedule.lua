@@ -1,0 +1,34 @@
+-- schedule: keep tasks until they are due.
+-- uses: clock, receipt
+--
+-- KEYS[1]   receipt    string
+-- KEYS[2]   scheduled  sorted set
+-- KEYS[3..] task       hash; one for each task
+-- ARGV[1]   number of the call
+-- ARGV[2]   now        unix seconds, or empty
+-- ARGV[3..] id, message, when due ("+12.500" from now, or unix seconds); for each task
+--
+-- Returns for each task 1 when stored, 0 when its id is taken.
+
+local before = repeated(KEYS[1], ARGV[1])
+if before then
+  return before
+end
+redis.call("ZCARD", KEYS[2]) -- fails here, before anything is written, when the key is no sorted set
+local now = clock(ARGV[2])
+local answers, stored = {}, false
+for i = 3, #KEYS do
+  local arg = 3 * i - 6
+  local id, msg, when = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2]
+  if redis.call("EXISTS", KEYS[i]) == 1 then
+    answers[#answers + 1] = 0
+  else
+    redis.call("HSET", KEYS[i], "msg", msg, "state", "scheduled")
+    redis.call("ZADD", KEYS[2], due(when, now), id)
+    answers[#answers + 1], stored = 1, true
+  end
+end
+if not stored then
+  return answers
+end
+return remember(KEYS[1], ARGV[1], answers)

@@ -1,0 +1,40 @@
+-- schedule_unique: keep tasks until they are due unless one like them holds the uniqueness lock.
+-- uses: clock, receipt
+--
+-- KEYS[1]   receipt    string
+-- KEYS[2]   scheduled  sorted set
+-- KEYS[3..] task, unique   hash, string; for each task
+-- ARGV[1]   number of the call
+-- ARGV[2]   now        unix seconds, or empty
+-- ARGV[3..] id, message, when due ("+12.500" from now, or unix seconds), seconds to hold the lock; for each task
+--
+-- Returns for each task 1 when stored, 0 when its id is taken, -1 when the lock is held. Only a task that is stored
+-- takes its lock.
+
+local before = repeated(KEYS[1], ARGV[1])
+if before then
+  return before
+end
+redis.call("ZCARD", KEYS[2]) -- fails here, before anything is written, when the key is no sorted set
+local now = clock(ARGV[2])
+local answers, stored = {}, false
+local arg = 3
+for i = 3, #KEYS, 2 do
+  local task, unique = KEYS[i], KEYS[i + 1]
+  local id, msg, when, ttl = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
+  arg = arg + 4
+  if redis.call("EXISTS", unique) == 1 then
+    answers[#answers + 1] = -1
+  elseif redis.call("EXISTS", task) == 1 then
+    answers[#answers + 1] = 0
+  else
+    redis.call("SET", unique, id, "EX", ttl)
+    redis.call("HSET", task, "msg", msg, "state", "scheduled", "unique_key", unique)
+    redis.call("ZADD", KEYS[2], due(when, now), id)
+    answers[#answers + 1], stored = 1, true
+  end
+end
+if not stored then
+  return answers
+end
+return remember(KEYS[1], ARGV[1], answers)

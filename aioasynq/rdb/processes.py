@@ -1,0 +1,92 @@
+"""What servers say about themselves, who stands in line for a queue, and cancelation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from redis.asyncio.cluster import RedisCluster
+
+from aioasynq import keys
+from aioasynq.message import ServerInfo, WorkerInfo
+from aioasynq.proto.codec import decode_server, decode_worker, encode_server, encode_worker
+from aioasynq.rdb.base import Arg, Operations
+from aioasynq.rdb.script import Script
+
+if TYPE_CHECKING:
+    from redis.asyncio.client import PubSub
+
+PROCESS_TTL = 10  #: seconds what a server says about itself is kept
+
+_WRITE_PROCESS_INFO = Script("write_process_info")
+_WAIT_RANK = Script("wait_rank")
+
+
+class Processes(Operations):
+    """Operations about servers rather than tasks."""
+
+    async def write_process_info(
+        self, info: ServerInfo, workers: Mapping[str, WorkerInfo] | None, *, ttl: int = PROCESS_TTL
+    ) -> None:
+        """Tell that a server lives, and what it works on, by task id; None: what it told last time.
+
+        Kept for *ttl* seconds.
+        """
+        server, tasks = _keys_of(info)
+        expiry = await self._expiry(ttl)
+        for index, member in ((keys.servers(), server), (keys.workers(), tasks)):
+            await self._plain("ZADD", lambda i=index, m=member: self._redis.zadd(i, {m: expiry}), writes=True)  # type: ignore[misc]
+        args: list[Arg] = [ttl, encode_server(info), 0 if workers is None else 1]
+        for task_id, worker in (workers or {}).items():
+            args += (task_id, encode_worker(worker))
+        await self._run(_WRITE_PROCESS_INFO, (server, tasks), args)
+
+    async def read_process_info(self) -> list[tuple[ServerInfo, dict[str, WorkerInfo]]]:
+        """What the living servers said about themselves and their running tasks, by task id."""
+        now = await self._expiry(0)
+        found: list[tuple[ServerInfo, dict[str, WorkerInfo]]] = []
+        members = await self._plain("ZRANGEBYSCORE", lambda: self._redis.zrangebyscore(keys.servers(), now, "+inf"))
+        for member in members:
+            data = await self._plain("GET", lambda m=member: self._redis.get(m))  # type: ignore[misc]
+            if data is None:
+                continue
+            info = decode_server(data)
+            workers = await self._plain("HGETALL", lambda i=info: self._redis.hgetall(_keys_of(i)[1]))  # type: ignore[misc]
+            found.append((info, {task_id.decode(): decode_worker(worker) for task_id, worker in workers.items()}))
+        return found
+
+    async def clear_process_info(self, info: ServerInfo) -> None:
+        """Take back all that a server said about itself."""
+        server, tasks = _keys_of(info)
+        await self._plain("ZREM", lambda: self._redis.zrem(keys.servers(), server), writes=True)
+        await self._plain("ZREM", lambda: self._redis.zrem(keys.workers(), tasks), writes=True)
+        await self._plain("DEL", lambda: self._redis.delete(server, tasks), writes=True)
+
+    async def publish_cancelation(self, task_id: str) -> int:
+        """Ask every server to cancel this task if it runs there, and return how many heard it."""
+        return int(await self._plain("PUBLISH", lambda: self._redis.execute_command("PUBLISH", keys.CANCEL, task_id)))
+
+    def cancelation_pubsub(self) -> PubSub:
+        """A subscription to ids that are to be cancelled, not yet subscribed; the caller closes it."""
+        client = self._redis
+        if isinstance(client, RedisCluster):
+            client = self._link.again()
+        return client.pubsub(ignore_subscribe_messages=True)  # type: ignore[union-attr, no-any-return]
+
+    async def wait_rank(self, queue: str, name: str, *, ttl: float) -> int:
+        """Stand in line with the idle servers of *queue* for *ttl* seconds; how many stand before *name*."""
+        return int(await self._run(_WAIT_RANK, (keys.waiting(queue),), (self._now(), ttl, name)))
+
+    async def leave_line(self, queue: str, name: str) -> None:
+        """Stand in line no longer."""
+        await self._plain("ZREM", lambda: self._redis.zrem(keys.waiting(queue), name), writes=True)
+
+    async def _expiry(self, ttl: int) -> int:
+        return int(await self._redis_now()) + ttl
+
+
+def _keys_of(info: ServerInfo) -> tuple[str, str]:
+    return (
+        keys.server(info.host, info.pid, info.server_id),
+        keys.server_workers(info.host, info.pid, info.server_id),
+    )

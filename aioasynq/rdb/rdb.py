@@ -1,0 +1,101 @@
+"""RDB: all operations on Redis, in one class."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, Any, Self
+
+from aioasynq.errors import BrokerError, BrokerRefusedError
+from aioasynq.rdb.lifecycle import Lifecycle
+from aioasynq.rdb.processes import Processes
+from aioasynq.rdb.upkeep import Upkeep
+
+if TYPE_CHECKING:
+    from aioasynq.rdb.base import AnyRedis
+
+log = logging.getLogger(__name__)
+
+MIN_VERSION = (6, 2)
+
+
+class RDB(Lifecycle, Upkeep, Processes):
+    """Every atomic step a queue is made of, under the names of asynq's first RDB.
+
+    Args:
+        redis: a URL, a ``redis.asyncio`` client (never closed here), or None for the URL in ``AIOASYNQ_REDIS_URL``.
+        clock: unix seconds for tests; otherwise Redis's own clock counts.
+        operation_timeout: seconds an operation may take, repeats included.
+
+    An operation runs to its end even when its caller is cancelled. It repeats itself when a connection breaks, and a
+    repeat is answered, not done twice.
+    """
+
+    def twin(self) -> RDB:
+        """Another RDB of the same kind with connections of its own, for another thread or loop."""
+        twin = RDB.__new__(RDB)
+        RDB.__init__(twin, self._link.again(), clock=self._clock, operation_timeout=self._timeout)
+        twin._link = type(self._link)(twin._redis, True, self._link.address, self._link.again)
+        return twin
+
+    async def ping(self) -> None:
+        """Ask Redis for a sign of life.
+
+        Raises:
+            BrokerError: there is none.
+        """
+        await self._plain("PING", lambda: self._redis.execute_command("PING"))
+
+    async def check_server(self) -> tuple[int, ...]:
+        """Look whether this Redis will do, and return its version.
+
+        Raises:
+            BrokerRefusedError: wrong password, missing permission, or older than 6.2.
+            BrokerError: it cannot be reached.
+        """
+        try:
+            info = _parse_info(await self._plain("INFO", self._info))
+        except BrokerRefusedError as exc:
+            if "NOPERM" not in str(exc) and "no permissions" not in str(exc):
+                raise
+            await self.ping()  # INFO may be forbidden; the rest shows itself at the first script
+            return ()
+        found = info.get("redis_version", "")
+        version = tuple(int(part) for part in re.findall(r"\d+", found)[:3])
+        if version and version < MIN_VERSION:
+            raise BrokerRefusedError(f"{self.address} is Redis {found}; version 6.2 or later is needed")
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            log.warning(
+                "%s has maxmemory-policy %s: it may throw tasks away when memory is full; set it to noeviction",
+                self.address,
+                policy,
+            )
+        return version
+
+    async def _info(self) -> Any:
+        target: dict[str, Any] = {}
+        if hasattr(self._redis, "get_default_node"):
+            await self._redis.initialize()
+            target = {"target_nodes": self._redis.get_default_node()}
+        return await self._redis.execute_command("INFO", **target)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def _parse_info(answer: Any) -> dict[str, str]:
+    """INFO as a mapping: redis-py parses it, but names its types only loosely."""
+    if isinstance(answer, dict):
+        return {str(key): str(value) for key, value in answer.items()}
+    raise BrokerError(f"INFO answered {type(answer).__name__}")
+
+
+def open_rdb(redis: str | AnyRedis | RDB | None, **kwargs: Any) -> tuple[RDB, bool]:
+    """The RDB of a Client, Server or their like, and whether they own it."""
+    if isinstance(redis, RDB):
+        return redis, False
+    return RDB(redis, **kwargs), True

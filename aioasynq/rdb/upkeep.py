@@ -1,0 +1,194 @@
+"""What keeps queues in order: due tasks, leases, recovery, expired results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from redis.asyncio.cluster import RedisCluster
+
+from aioasynq import keys
+from aioasynq.rdb.base import MAX_BATCH, Operations, at_most_a_batch
+from aioasynq.rdb.lifecycle import LEASE, Leased, read_leased
+from aioasynq.rdb.script import Script
+
+_CHECK_AND_ENQUEUE = Script("check_and_enqueue")
+_RESTORE_UNFINISHED = Script("restore_unfinished")
+_EXTEND_LEASE = Script("extend_lease")
+_LIST_LEASE_EXPIRED = Script("list_lease_expired")
+_REPAIR = Script("repair")
+_DELETE_EXPIRED_COMPLETED = Script("delete_expired_completed")
+
+
+class Forwarded(NamedTuple):
+    """What became of due tasks."""
+
+    count: int  #: ids that were due
+    strays: list[tuple[str, str]]  #: (queue, id) among them that were no task waiting there; taken off
+
+
+class Expired(NamedTuple):
+    """A task whose lease ran out. Its guard is that very lease, so that only one recovers it."""
+
+    leased: Leased
+    owner: str  #: token of who held it; empty when it was taken by Go
+    recovered: int  #: how often it was recovered before
+
+
+class Repaired(NamedTuple):
+    """What did not fit together."""
+
+    strays: list[tuple[str, str]]  #: (queue, id) in ``active`` that were no running task; taken off
+    adopted: list[tuple[str, str]]  #: (queue, id) of active tasks that nobody watched over; recovery sees them now
+
+
+class Upkeep(Operations):
+    """Operations that no task waits for."""
+
+    async def next_due(self, *queues: str) -> dict[str, float]:
+        """In how many seconds the next scheduled or retried task of each queue is due, by Redis's clock.
+
+        Queues where none waits are left out; negative when it is late. Two plain reads a queue, and the time only when
+        something waits.
+        """
+        places = [place for queue in queues for place in (keys.scheduled(queue), keys.retry(queue))]
+        if isinstance(self._redis, RedisCluster):
+            firsts = [await self._first(place) for place in places]
+        else:
+            firsts = await self._firsts(places)
+        scores: dict[str, float] = {}
+        for n, first in enumerate(firsts):
+            if first:
+                queue = queues[n // 2]
+                scores[queue] = min(scores.get(queue, float("inf")), float(first[0][1]))
+        if not scores:
+            return {}
+        now = await self._redis_now()
+        return {queue: score - now for queue, score in scores.items()}
+
+    async def _first(self, place: str) -> Any:
+        return await self._plain("ZRANGE", lambda: self._redis.zrange(place, 0, 0, withscores=True))
+
+    async def _firsts(self, places: Sequence[str]) -> list[Any]:
+        async def ask() -> list[Any]:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for place in places:
+                    pipe.zrange(place, 0, 0, withscores=True)
+                return await pipe.execute()
+
+        return await self._plain("ZRANGE", ask)
+
+    async def check_and_enqueue(self, *queues: str, limit: int = MAX_BATCH) -> Forwarded:
+        """Make due scheduled and retried tasks pending (today's asynq says forward); groups get theirs back.
+
+        In slices of *limit* tasks, until nothing is due.
+        """
+        total, strays = 0, []
+        for queue in queues:
+            for source in (keys.scheduled(queue), keys.retry(queue)):
+                while True:
+                    count, found = await self._run(
+                        _CHECK_AND_ENQUEUE,
+                        (source, keys.pending(queue), keys.groups(queue)),
+                        (self._now(), keys.prefix(queue), limit),
+                    )
+                    total += count
+                    strays += _with_queue(queue, found)
+                    if count < limit:
+                        break
+        return Forwarded(total, strays)
+
+    async def restore_unfinished(self, *queues: str, force: bool = False, limit: int = 1000) -> int:
+        """Put active tasks without a live lease back at the head of their queues, and return how many.
+
+        For operators: a server never calls it. With *force* it takes all active tasks, as the very first asynq did;
+        only for whoever knows that no worker runs, for a running task would run twice.
+        """
+        total = 0
+        for queue in queues:
+            offset = 0
+            while True:
+                restored, left, looked = await self._run(
+                    _RESTORE_UNFINISHED,
+                    (keys.active(queue), keys.lease(queue), keys.pending(queue)),
+                    (self._now(), keys.task_prefix(queue), 1 if force else 0, offset, limit),
+                )
+                total += restored
+                offset += left
+                if looked < limit:
+                    break
+        return total
+
+    async def extend_lease(self, items: Sequence[Leased], *, lease: float = LEASE) -> list[bool]:
+        """Hold tasks of one queue for *lease* seconds more. False for a task that is no longer held."""
+        if not items:
+            return []
+        at_most_a_batch(items)
+        queue = items[0].queue
+        answers = await self._run(
+            _EXTEND_LEASE,
+            (keys.lease(queue), *(keys.task(queue, leased.id) for leased in items)),
+            (self._now(), lease, *(arg for leased in items for arg in (leased.id, leased.guard))),
+        )
+        return [answer == 1 for answer in answers]
+
+    async def list_lease_expired(
+        self, *queues: str, ours: float = 0.0, theirs: float = 0.0, limit: int = MAX_BATCH
+    ) -> list[Expired]:
+        """Tasks whose lease ended at least *ours* seconds ago, or *theirs* when Go gave it; at most *limit* a queue."""
+        expired: list[Expired] = []
+        for queue in queues:
+            found = await self._run(
+                _LIST_LEASE_EXPIRED,
+                (keys.lease(queue),),
+                (self._now(), ours, theirs, keys.task_prefix(queue), limit),
+                writes=False,
+            )
+            for i in range(0, len(found), 5):
+                task_id, lease, data, owner, recovered = found[i : i + 5]
+                leased = read_leased(
+                    queue, task_id.decode("utf-8", "surrogateescape"), data, f"lease={lease.decode()}"
+                )
+                expired.append(Expired(leased, owner.decode(), int(recovered or 0)))
+        return expired
+
+    async def repair(self, *queues: str, limit: int = 1000) -> Repaired:
+        """Bring ``active`` and ``lease`` of each queue into agreement.
+
+        An id without a hash, or of a task that stands elsewhere, is taken off. An active task without a lease gets
+        one that has just ended, so that recovery finds it.
+        """
+        repaired = Repaired([], [])
+        for queue in queues:
+            offset = 0
+            while True:
+                looked, strays, adopted = await self._run(
+                    _REPAIR,
+                    (keys.active(queue), keys.lease(queue)),
+                    (self._now(), keys.prefix(queue), offset, limit),
+                )
+                repaired.strays.extend(_with_queue(queue, strays))
+                repaired.adopted.extend(_with_queue(queue, adopted))
+                offset += looked
+                if looked < limit:
+                    break
+        return repaired
+
+    async def delete_expired_completed(self, *queues: str, limit: int = 100) -> int:
+        """Forget completed tasks whose retention is over, *limit* at a time, and return how many."""
+        total = 0
+        for queue in queues:
+            while True:
+                count = await self._run(
+                    _DELETE_EXPIRED_COMPLETED,
+                    (keys.completed(queue),),
+                    (self._now(), keys.task_prefix(queue), limit),
+                )
+                total += count
+                if count < limit:
+                    break
+        return total
+
+
+def _with_queue(queue: str, ids: Sequence[bytes]) -> list[tuple[str, str]]:
+    return [(queue, task_id.decode("utf-8", "backslashreplace")) for task_id in ids]
