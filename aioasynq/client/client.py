@@ -1,0 +1,169 @@
+"""Client.enqueue: a Task and options in, a TaskInfo out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Self, Unpack
+
+from aioasynq.client.batcher import Answer, Batcher
+from aioasynq.compose import Composed, compose, task_info
+from aioasynq.errors import AioasynqError
+from aioasynq.options import EMPTY, Options, OptionsDict
+from aioasynq.rdb.base import OPERATION_TIMEOUT
+from aioasynq.rdb.rdb import RDB, open_rdb
+
+if TYPE_CHECKING:
+    from aioasynq.rdb.base import AnyRedis
+    from aioasynq.task import Task, TaskInfo
+
+MAX_PAYLOAD = 10_000_000  #: bytes; Redis's own limit is 512 MB
+
+
+class Client:
+    """Puts tasks into queues::
+
+        async with Client("redis://localhost:6379/0") as client:
+            await client.enqueue(Task("email:welcome", b"42"), process_in=60)
+
+    Concurrent calls share a round trip. A client belongs to the event loop, thread and process it was first used in.
+
+    Args:
+        redis: a URL, a ``redis.asyncio`` client (never closed here), an :class:`RDB`, or None for the URL in
+            ``AIOASYNQ_REDIS_URL``.
+        max_payload: bytes a payload may have.
+        operation_timeout: seconds a call to Redis may take, repeats after a lost connection included.
+    """
+
+    def __init__(
+        self,
+        redis: str | AnyRedis | RDB | None = None,
+        *,
+        max_payload: int = MAX_PAYLOAD,
+        operation_timeout: float = OPERATION_TIMEOUT,
+    ) -> None:
+        if not isinstance(max_payload, int) or max_payload < 0:
+            raise ValueError(f"max_payload must be a number of bytes, 0 or more, got {max_payload!r}")
+        if not 0 < operation_timeout <= 50:
+            raise ValueError(f"operation_timeout must be more than 0 and at most 50 seconds, got {operation_timeout!r}")
+        self._rdb, self._owned = open_rdb(redis, operation_timeout=operation_timeout)
+        self._max_payload = max_payload
+        self._batcher: Batcher | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
+        self._closed = False
+
+    async def enqueue(self, task: Task, **options: Unpack[OptionsDict]) -> TaskInfo:
+        """Store *task*, and return what is known of it, once Redis has it.
+
+        Options given here win over the task's own. If the caller is cancelled before the task was sent, it is
+        withdrawn; after that it stands.
+
+        Raises:
+            TaskIDConflictError: the queue holds a task with this id already.
+            DuplicateTaskError: a task with the same type and payload holds the unique lock.
+            BrokerError: Redis did not take it in time; ``maybe_done`` tells whether it may be stored all the same.
+            ValueError, TypeError: an argument is wrong; nothing was sent.
+        """
+        batcher = self._ready()
+        composed = self._compose(task, Options.of(**options) if options else EMPTY, time.time())
+        if batcher.full:
+            await batcher.wait_for_room()
+        refusal = await batcher.add(composed)
+        if refusal is not None:
+            raise refusal
+        return task_info(composed.msg, composed.state, composed.next_process_at)
+
+    async def enqueue_many(
+        self, tasks: Iterable[Task], **options: Unpack[OptionsDict]
+    ) -> list[TaskInfo | AioasynqError]:
+        """Store many tasks in as few calls as possible; options given here are common to all.
+
+        Every task is checked before the first is sent. A cancelled caller withdraws what was not sent yet.
+
+        Returns:
+            For each task, in order, its TaskInfo, or the error why it was not stored (or may not have been).
+
+        Raises:
+            ValueError, TypeError: one of the tasks or options is wrong; nothing was sent.
+        """
+        batcher = self._ready()
+        common = Options.of(**options) if options else EMPTY
+        now = time.time()
+        work = [self._compose(task, common, now) for task in tasks]
+        answers: list[Answer] = []
+        try:
+            for composed in work:
+                if batcher.full:
+                    await batcher.wait_for_room()
+                answers.append(batcher.add(composed))
+            results = await asyncio.gather(*answers, return_exceptions=True)
+        except asyncio.CancelledError:
+            for answer in answers:
+                answer.cancel()
+            raise
+        infos: list[TaskInfo | AioasynqError] = []
+        for composed, result in zip(work, results, strict=True):
+            if result is None:
+                infos.append(task_info(composed.msg, composed.state, composed.next_process_at))
+            elif isinstance(result, AioasynqError):
+                infos.append(result)
+            else:
+                raise result
+        return infos
+
+    async def ping(self) -> None:
+        """Ask Redis for a sign of life.
+
+        Raises:
+            BrokerError: there is none.
+        """
+        self._ready()
+        await self._rdb.ping()
+
+    async def aclose(self) -> None:
+        """Let what was enqueued be sent, then close; a client that was handed in stays open."""
+        self._closed = True
+        if self._batcher is not None:
+            await self._batcher.drain()
+        if self._owned:
+            await self._rdb.aclose()
+
+    async def __aenter__(self) -> Self:
+        self._ready()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def _compose(self, task: Task, options: Options, now: float) -> Composed:
+        composed = compose(task, options, now)
+        payload = composed.msg.payload
+        if payload is not None and len(payload) > self._max_payload:
+            raise ValueError(
+                f"payload must have at most {self._max_payload:,} bytes (max_payload), "
+                f"got {len(payload):,} for task {task.type!r}"
+            )
+        return composed
+
+    def _ready(self) -> Batcher:
+        """The batcher of this loop.
+
+        Raises:
+            RuntimeError: the client is closed, or belongs to another loop, thread or process.
+        """
+        loop = asyncio.get_running_loop()
+        if loop is self._loop and self._batcher is not None and not self._closed and self._pid == os.getpid():
+            return self._batcher
+        if self._pid != os.getpid():
+            raise RuntimeError("this client was made before a fork; make one in each process")
+        if self._closed:
+            raise RuntimeError("this client is closed")
+        if self._batcher is not None:
+            raise RuntimeError("this client belongs to another event loop or thread; make one in each")
+        self._loop = loop
+        self._batcher = Batcher(self._rdb, uuid.uuid4().hex)
+        return self._batcher

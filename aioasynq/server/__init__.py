@@ -1,0 +1,6 @@
+"""Server: takes tasks from queues and runs their handlers."""
+
+from aioasynq.server.config import Config
+from aioasynq.server.server import Server
+
+__all__ = ["Config", "Server"]

@@ -1,0 +1,47 @@
+"""Cancel loop: listens for ids of tasks to cancel, and cancels those that run here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from redis.exceptions import RedisError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioasynq.rdb.rdb import RDB
+
+from aioasynq import keys
+
+log = logging.getLogger(__name__)
+
+RECONNECT = 1.0  #: seconds between two tries to subscribe
+SILENCE = 30.0  #: seconds without a message after which the connection is tried with a PING
+
+
+async def cancel_loop(rdb: RDB, cancel: Callable[[str], None]) -> None:
+    """Call *cancel* with each id that arrives, until cancelled; subscribe anew whenever the connection breaks."""
+    while True:
+        pubsub = rdb.cancelation_pubsub()
+        try:
+            await pubsub.subscribe(keys.CANCEL)
+            while True:
+                message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=SILENCE)
+                if message is None:
+                    await pubsub.ping()
+                elif message["type"] == "message":
+                    cancel(message["data"].decode("utf-8", "replace"))
+        except (RedisError, OSError, TimeoutError) as exc:
+            log.debug("listening for cancelations was interrupted: %s", exc)
+        finally:
+            await _close(pubsub)
+        await asyncio.sleep(RECONNECT)
+
+
+async def _close(pubsub: object) -> None:
+    try:
+        await pubsub.aclose()  # type: ignore[attr-defined]
+    except (RedisError, OSError, TimeoutError, RuntimeError) as exc:
+        log.debug("closing the subscription failed: %s", exc)

@@ -1,0 +1,127 @@
+"""Config: every option of a server, its default, its check."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from typing import Any, TypeAlias
+
+from aioasynq import keys
+from aioasynq.queues import normalise
+from aioasynq.rdb.lifecycle import LEASE, MAX_ARCHIVE, MAX_ARCHIVE_AGE
+from aioasynq.retry import default_delay
+from aioasynq.task import Task
+
+RetryDelay: TypeAlias = Callable[[int, BaseException, Task], float]
+IsFailure: TypeAlias = Callable[[BaseException], bool]
+ErrorHandler: TypeAlias = Callable[[Task, BaseException], Awaitable[object]]
+HealthCheck: TypeAlias = Callable[[BaseException | None], object]
+
+
+def _every_error(error: BaseException) -> bool:  # noqa: ARG001 - the shape of is_failure
+    return True
+
+
+def _default_queues() -> dict[str, int]:
+    return {"default": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """How a Server works. Times are in seconds, or a ``timedelta``."""
+
+    concurrency: int = 100  #: consumers, so also the most tasks that run at once
+    queues: Mapping[str, int] = field(default_factory=_default_queues)  #: queue → weight, or priority when strict
+    strict_priority: bool = False  #: a queue gets a place only when all of higher priority are empty
+    lease: float = LEASE  #: how long a task stays ours after the last sign of life; extended every third of it, at most every 5
+    shutdown_timeout: float = 8.0  #: how long running tasks may take to finish once told to stop; 0 requeues them at once
+    cancel_grace: float = 2.0  #: how long a cancelled handler may take to end before it is left to itself
+    retry_delay: RetryDelay = default_delay  #: (failures so far, error, task) → seconds until the next try
+    is_failure: IsFailure = _every_error  #: False: back later without counting the try
+    error_handler: ErrorHandler | None = None  #: async, called with task and error for each try that failed
+    health_check: HealthCheck | None = None  #: called with None while Redis answers, else with the error; may be async
+    health_check_interval: float = 15.0  #: how often
+    max_threads: int = 40  #: most plain ``def`` handlers that run at once
+    max_archive: int = MAX_ARCHIVE  #: most tasks an archive holds
+    archive_days: float = MAX_ARCHIVE_AGE / 86400  #: how long it holds them, in days
+    cleanup_interval: float = 8.0  #: how often completed tasks past their retention are looked for
+
+    def __post_init__(self) -> None:
+        """Check each value.
+
+        Raises:
+            ValueError, TypeError: naming the option, its value and what would be right.
+        """
+        for name in ("concurrency", "max_threads", "max_archive"):
+            _check_int(name, getattr(self, name))
+        for name, least in _LEAST.items():
+            object.__setattr__(self, name, _seconds(name, getattr(self, name), least))
+        if isinstance(self.queues, str):
+            raise TypeError(f"queues must be a mapping of names to weights or a list of names, got {self.queues!r}")
+        weights = self.queues if isinstance(self.queues, Mapping) else dict.fromkeys(self.queues, 1)
+        if not weights:
+            raise ValueError("queues must name at least one queue, got none")
+        for queue, weight in weights.items():
+            keys.check_queue_name(queue)
+            _check_int(f"queues[{queue!r}]", weight)
+        object.__setattr__(self, "queues", dict(weights))
+        if not isinstance(self.strict_priority, bool):
+            raise TypeError(f"strict_priority must be True or False, got {self.strict_priority!r}")
+        for name in ("retry_delay", "is_failure"):
+            if not callable(getattr(self, name)):
+                raise TypeError(f"{name} must be callable, got {getattr(self, name)!r}")
+        for name in ("error_handler", "health_check"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise TypeError(f"{name} must be callable or None, got {value!r}")
+
+    @property
+    def beat(self) -> float:
+        """Seconds between two heartbeats."""
+        return min(5.0, self.lease / 3)
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """Queues and their weights, divided by what they have in common."""
+        return normalise(dict(self.queues))
+
+
+_LEAST = {
+    "lease": 1.0,
+    "shutdown_timeout": 0.0,
+    "cancel_grace": 0.0,
+    "health_check_interval": 0.1,
+    "archive_days": 0.0,
+    "cleanup_interval": 0.1,
+}
+
+
+def _check_int(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value!r}")
+
+
+def _seconds(name: str, value: Any, least: float) -> float:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
+        raise TypeError(f"{name} must be a number of seconds or a timedelta, got {value!r}")
+    if not math.isfinite(seconds) or seconds < least:
+        raise ValueError(f"{name} must be at least {least:g}, got {value!r}")
+    return float(seconds)
+
+
+def config_of(config: Config | None, options: dict[str, Any]) -> Config:
+    """The Config of a server that was given one ready-made, or its fields, but not both."""
+    if config is None:
+        known = {f.name for f in fields(Config)}
+        for name in options:
+            if name not in known:
+                raise TypeError(f"a server has no option {name!r}; it has {', '.join(sorted(known))}")
+        return Config(**options)
+    if options:
+        raise TypeError(f"config and single options exclude each other, got config and {', '.join(options)}")
+    return config

@@ -1,0 +1,45 @@
+"""Contact with Redis: one log line when it is lost, one when it is back, and who wants to know."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 2.0
+
+
+class Contact:
+    """Whether Redis answers. Shared by all parts of a server on one event loop."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._lost_at: float | None = None
+        self._pause = _FIRST_PAUSE
+        self.since = time.monotonic()  #: when contact was made, monotonic seconds
+
+    @property
+    def there(self) -> bool:
+        """Redis answered when last asked."""
+        return self._lost_at is None
+
+    def lost(self, error: BaseException) -> float:
+        """An operation failed; returns how many seconds to wait before the next try, with jitter."""
+        if self._lost_at is None:
+            self._lost_at = time.monotonic()
+            self._pause = _FIRST_PAUSE
+            log.warning("no contact with Redis at %s: %s; trying again until there is", self._address, error)
+        else:
+            self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        return self._pause * random.uniform(0.5, 1.0)
+
+    def made(self) -> None:
+        """An operation succeeded."""
+        if self._lost_at is not None:
+            now = time.monotonic()
+            log.warning("contact with Redis at %s again after %.1f s", self._address, now - self._lost_at)
+            self._lost_at = None
+            self.since = now

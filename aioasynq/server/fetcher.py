@@ -1,0 +1,369 @@
+"""Fetcher: asks for as many tasks as there are free consumers, and waits for work without polling.
+
+Each queue is either awake, so that it is asked for tasks, or asleep: found empty, and watched by a waiting connection,
+or looked at once a second. A batch grows with success (1, 2, 4, …) and falls back to 1 when its queue runs dry, so that
+few tasks spread over many workers and many come in large batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from typing import TYPE_CHECKING
+
+from aioasynq.errors import BrokerError
+from aioasynq.queues import draw, in_priority_order
+from aioasynq.rdb.base import Receipts
+from aioasynq.rdb.lifecycle import Batch, Killed, Leased
+from aioasynq.rdb.waiting import LONGEST_WAIT, SHORT_WAIT, Ride, WaitingConnection
+from aioasynq.server.outcome import Requeued
+
+if TYPE_CHECKING:
+    from aioasynq.rdb.rdb import RDB
+    from aioasynq.server.config import Config
+    from aioasynq.server.consumer import Consumers
+    from aioasynq.server.contact import Contact
+    from aioasynq.server.settler import Settler
+
+log = logging.getLogger(__name__)
+
+MAX_FETCH = 128  #: tasks in one fetch
+MAX_WAITS = 4  #: queues that are waited for; the others are looked at
+MAX_RANK = 2  #: idle servers that wait for a queue; the others look, or every push would wake them all
+LOOK_INTERVAL = 1.0  #: seconds between two looks at a queue that is not waited for
+_RANK_LIFE = 2.5  #: seconds a rank is believed
+_RANK_TTL = 8.0  #: seconds a server that says no more stays in line
+
+
+class _Queue:
+    """What the fetcher knows of one queue."""
+
+    __slots__ = (
+        "awake",
+        "fetches",
+        "last_task",
+        "limit",
+        "name",
+        "rank",
+        "rank_until",
+        "ride_receipts",
+        "riding",
+        "timer",
+        "waiter",
+        "waiting",
+    )
+
+    def __init__(self, name: str, server: str, waiting: WaitingConnection) -> None:
+        self.name = name
+        self.awake = True
+        self.limit = 1
+        self.fetches = Receipts(f"{server}:fetch")
+        self.ride_receipts = Receipts(f"{server}:ride")
+        self.waiting = waiting
+        self.waiter: asyncio.Task[None] | None = None
+        self.riding = False  #: a ride is out, and a place is kept for what it may bring
+        self.timer: asyncio.TimerHandle | None = None
+        self.rank = 0
+        self.rank_until = 0.0
+        self.last_task = 0.0
+
+
+class Fetcher:
+    """Brings tasks to consumers.
+
+    Args:
+        name: ``host:pid:server id``; tokens of owners and callers of receipts begin with it.
+        since: when this server began, so that those that stand in line are sorted by age.
+    """
+
+    def __init__(
+        self, rdb: RDB, config: Config, contact: Contact, consumers: Consumers, settler: Settler, name: str, since: float
+    ) -> None:
+        self._rdb = rdb
+        self._config = config
+        self._contact = contact
+        self._consumers = consumers
+        self._settler = settler
+        self._name = name
+        self._in_line = f"{since:017.6f}:{name}"
+        self._weights = config.weights
+        self._queues = {queue: _Queue(queue, name, WaitingConnection(rdb, queue)) for queue in self._weights}
+        self._order = in_priority_order(self._weights)
+        self._fetch_number = 0
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._random = random.Random()  # noqa: S311 - chance among queues, no secret
+
+    # ── what others tell ──
+
+    def wake(self) -> None:
+        """A place may have become free."""
+        self._wake.set()
+
+    def announce(self, queue: str) -> None:
+        """Tasks were put into *queue*."""
+        state = self._queues[queue]
+        if state.waiter is None:  # else the waiting connection tells
+            self._awaken(state)
+
+    async def run(self) -> None:
+        """Fetch until stopped. Not to be cancelled: what a fetch brings must reach a consumer."""
+        while not self._stopping:
+            places = self._places()
+            awake = [state for state in self._queues.values() if state.awake]
+            if awake and places > 0:
+                await self._round(places, awake)
+                continue
+            if awake and self._riding():
+                self._end_rides()  # places are kept for queues that sleep while others have work
+            self._watch(places)
+            await self._wake.wait()
+            self._wake.clear()
+        await self._end_waits()
+
+    def stop(self) -> None:
+        """Fetch no more. :meth:`run` returns once every wait has ended."""
+        self._stopping = True
+        self._wake.set()
+
+    # ── asking ──
+
+    def _places(self) -> int:
+        """Free consumers, less those kept for rides. None while too many outcomes wait to be written."""
+        concurrency = self._config.concurrency
+        if self._settler.unsettled >= concurrency:
+            return 0
+        return concurrency - self._consumers.busy - self._riding()
+
+    def _riding(self) -> int:
+        return sum(state.riding for state in self._queues.values())
+
+    async def _round(self, places: int, awake: list[_Queue]) -> None:
+        try:
+            if self._config.strict_priority:
+                await self._strict_round(places)
+            elif len(awake) == 1:
+                await self._fetch(awake[0], min(places, awake[0].limit))
+            else:
+                counts = draw({state.name: self._weights[state.name] for state in awake}, places, self._random)
+                fetches = [
+                    self._fetch(self._queues[queue], min(count, self._queues[queue].limit))
+                    for queue, count in counts.items()
+                    if count
+                ]
+                for result in await asyncio.gather(*fetches, return_exceptions=True):
+                    if isinstance(result, BaseException):
+                        raise result
+        except BrokerError as exc:
+            await self._pause(self._contact.lost(exc))
+        else:
+            self._contact.made()
+
+    async def _strict_round(self, places: int) -> None:
+        """Ask in order of priority; a lower queue gets a place only when the higher ones are empty."""
+        for queue in self._order:
+            state = self._queues[queue]
+            if state.waiter is not None and not state.awake:
+                continue  # watched, and nothing has come
+            if state.timer is not None:
+                continue  # paused, or looked at only now and then
+            await self._fetch(state, min(places, state.limit))
+            if state.awake or self._stopping:
+                return
+            places = self._places()
+            if places <= 0:
+                return
+
+    async def _fetch(self, state: _Queue, count: int) -> None:
+        batch = await self._until_answered(state, count)
+        if batch.paused:
+            self._sleep(state)
+            self._look_later(state)
+        elif batch.dry:
+            self._sleep(state)
+        elif len(batch.tasks) >= count:
+            state.limit = min(state.limit * 2, MAX_FETCH)
+        self._deal(state, batch)
+
+    async def _until_answered(self, state: _Queue, count: int) -> Batch:
+        """Ask once; if the answer is lost, repeat that very call until it is answered, for it may have taken tasks."""
+        receipt, owner, again = state.fetches.next(), self._token(), False
+        while True:
+            try:
+                return await self._rdb.dequeue(
+                    state.name, count=count, owner=owner, lease=self._config.lease, receipt=receipt, again=again
+                )
+            except BrokerError as exc:
+                if not exc.maybe_done and not again:
+                    raise
+                again = True
+                if self._stopping and not self._contact.there:
+                    raise  # the lease decides
+                await self._pause(self._contact.lost(exc))
+
+    def _deal(self, state: _Queue, batch: Batch) -> None:
+        for queue, stray in batch.strays:
+            log.warning("entry %s was taken off queue %s: there is no such task waiting there", stray, queue)
+        for leased in batch.broken:
+            log.error("task %s of queue %s goes to the archive: %s", leased.id, leased.queue, leased.error)
+            self._settler.add(Killed(leased, leased.error))
+        if self._stopping:
+            for leased in batch.tasks:
+                self._settler.add(Requeued(leased))
+            return
+        if batch.tasks:
+            state.last_task = time.monotonic()
+            for leased in batch.tasks:
+                self._consumers.start(leased)
+
+    def _token(self) -> str:
+        self._fetch_number += 1
+        return f"{self._name}:{self._fetch_number}"
+
+    # ── asleep and awake ──
+
+    def _sleep(self, state: _Queue) -> None:
+        state.awake = False
+        state.limit = 1
+
+    def _awaken(self, state: _Queue) -> None:
+        if state.timer is not None:
+            state.timer.cancel()
+            state.timer = None
+        state.awake = True
+        self._wake.set()
+
+    def _look_later(self, state: _Queue) -> None:
+        if state.timer is None:
+            delay = LOOK_INTERVAL * random.uniform(0.9, 1.1)
+            state.timer = asyncio.get_running_loop().call_later(delay, self._awaken, state)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, unless we are told to stop."""
+        end = time.monotonic() + seconds
+        while not self._stopping and (left := end - time.monotonic()) > 0:
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(left):
+                    await self._wake.wait()
+            except TimeoutError:
+                break
+        self._wake.set()
+
+    # ── waiting ──
+
+    def _watch(self, places: int) -> None:
+        """See to it that every sleeping queue is waited for or looked at, while there is a place for its tasks."""
+        if places <= 0:
+            return
+        asleep = [s for s in self._queues.values() if not s.awake and s.waiter is None and s.timer is None]
+        if not asleep:
+            return
+        waited = sum(s.waiter is not None for s in self._queues.values())
+        if self._config.strict_priority:
+            asleep.sort(key=lambda s: self._order.index(s.name))
+        else:
+            asleep.sort(key=lambda s: s.last_task, reverse=True)
+        for state in asleep:
+            if waited >= MAX_WAITS or (state.rank >= MAX_RANK and time.monotonic() < state.rank_until):
+                self._look_later(state)
+                continue
+            waited += 1
+            state.riding = self._may_ride(state, places)
+            places -= state.riding
+            state.waiter = asyncio.get_running_loop().create_task(self._wait(state), name=f"aioasynq wait {state.name}")
+
+    def _may_ride(self, state: _Queue, places: int) -> bool:
+        """May a dequeue go along with the wait? Only when a place can be kept for it and the others are not starved."""
+        everyone = len(self._queues)
+        if self._config.strict_priority:
+            return state.name == self._order[0] and (everyone == 1 or places >= 2)
+        return places >= 1 and self._config.concurrency >= everyone and (places >= 2 or everyone == 1)
+
+    async def _wait(self, state: _Queue) -> None:
+        """Wait for one queue, and wake it. Not to be cancelled: a ride may hold a task."""
+        woken = look = False
+        try:
+            rank = await self._rank(state)
+            if rank >= MAX_RANK:
+                look = True
+                return
+            ride = self._ride(state) if state.riding else None
+            seconds = LONGEST_WAIT if state.waiting.may_unblock else SHORT_WAIT
+            if self._stopping:
+                return
+            try:
+                woken, batch = await state.waiting.wait(seconds, ride)
+            except BrokerError as exc:
+                delay = self._contact.lost(exc)
+                batch = await self._ask_after(state, ride) if ride is not None and exc.maybe_done else None
+                woken = batch is not None
+                if not woken:
+                    await self._pause(max(delay, 0.2))
+                    woken = True
+            else:
+                self._contact.made()
+            if batch is not None:
+                if batch.paused:
+                    woken, look = False, True
+                elif batch.tasks:
+                    state.limit = 2
+                self._deal(state, batch)
+        except BrokerError as exc:  # the rank could not be had
+            await self._pause(self._contact.lost(exc))
+            woken = True
+        finally:
+            state.riding = False
+            state.waiter = None
+            if look:
+                self._look_later(state)
+            elif woken:
+                self._awaken(state)
+            self._wake.set()
+
+    def _ride(self, state: _Queue) -> Ride:
+        return Ride(self._token(), self._config.lease, state.ride_receipts.next())
+
+    async def _ask_after(self, state: _Queue, ride: Ride) -> Batch | None:
+        """Ask after a ride whose answer was lost, until it is known whether it took a task."""
+        while True:
+            try:
+                batch = await self._rdb.dequeue(
+                    state.name, count=1, owner=ride.owner, lease=ride.lease, receipt=ride.receipt, again=True
+                )
+            except BrokerError as exc:
+                if self._stopping:
+                    return None  # the lease decides
+                await self._pause(self._contact.lost(exc))
+            else:
+                self._contact.made()
+                return batch
+
+    async def _rank(self, state: _Queue) -> int:
+        if time.monotonic() >= state.rank_until:
+            state.rank = await self._rdb.wait_rank(state.name, self._in_line, ttl=_RANK_TTL)
+            state.rank_until = time.monotonic() + _RANK_LIFE
+        return state.rank
+
+    def _end_rides(self) -> None:
+        for state in self._queues.values():
+            if state.riding:
+                task = asyncio.get_running_loop().create_task(state.waiting.unblock())
+                self._ending = task
+
+    async def _end_waits(self) -> None:
+        for state in self._queues.values():
+            if state.timer is not None:
+                state.timer.cancel()
+        while waiters := [state.waiter for state in self._queues.values() if state.waiter is not None]:
+            await asyncio.gather(*(state.waiting.unblock() for state in self._queues.values() if state.waiter))
+            await asyncio.wait(waiters, timeout=0.02)
+        for state in self._queues.values():
+            await state.waiting.close()
+            if state.rank_until:
+                try:
+                    await self._rdb.leave_line(state.name, self._in_line)
+                except BrokerError:
+                    return  # our place in line runs out by itself

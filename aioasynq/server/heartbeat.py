@@ -1,0 +1,214 @@
+"""Heartbeat: WriteProcessInfo, and leases extended, from a thread with an event loop and a connection of its own.
+
+It reads a snapshot of what is running and never waits for the server's loop, so that a handler that blocks that loop
+loses no leases, and its neighbours are not run twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+import traceback
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from aioasynq.errors import AioasynqError
+from aioasynq.message import WorkerInfo
+from aioasynq.rdb.base import MAX_BATCH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from aioasynq.message import ServerInfo
+    from aioasynq.rdb.rdb import RDB
+    from aioasynq.server.config import Config
+    from aioasynq.server.running import Held, Pulse, Running
+
+log = logging.getLogger(__name__)
+
+BLOCKED = 3.0  #: seconds the loop may stand still before that is logged
+LOOK_INTERVAL = 1.0  #: seconds between two looks at the loop
+OVERDUE_GRACE = 10.0  #: seconds past its end, and its grace, after which a handler that blocks the loop loses its lease
+MAX_PAYLOAD = 1024  #: bytes of a payload that are shown of a running task
+
+
+class Heartbeat:
+    """The thread. Started and stopped on the server's loop.
+
+    Args:
+        describe: the server's record as it is now; called in the thread.
+        on_lost: called on the server's loop with tasks that belong to somebody else by now.
+    """
+
+    def __init__(
+        self,
+        rdb: RDB,
+        config: Config,
+        held: Held,
+        pulse: Pulse,
+        describe: Callable[[], ServerInfo],
+        on_lost: Callable[[list[Running]], None],
+    ) -> None:
+        self._parent = rdb
+        self._config = config
+        self._held = held
+        self._pulse = pulse
+        self._describe = describe
+        self._on_lost = on_lost
+        self._server_loop = asyncio.get_running_loop()
+        self._server_thread = threading.get_ident()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._now: asyncio.Event | None = None
+        self._begun = threading.Event()
+        self._thread = threading.Thread(target=self._main, name="aioasynq-heartbeat", daemon=True)
+        self._written = -1
+        self._reported = 0.0
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._thread.start()
+
+    def beat_now(self) -> None:
+        """Beat at once, since what there is to tell has changed."""
+        self._tell(lambda: self._now)
+
+    async def stop(self) -> None:
+        """Take back what was told, and end."""
+        self._tell(lambda: self._stop)
+        await asyncio.to_thread(self._thread.join)
+
+    def _tell(self, event: Callable[[], asyncio.Event | None]) -> None:
+        self._begun.wait()  # a moment at most: the thread sets it first of all
+        loop, told = self._loop, event()
+        if loop is None or told is None or loop.is_closed():
+            return
+        try:
+            loop.call_soon_threadsafe(told.set)
+        except RuntimeError:
+            log.debug("the heartbeat has ended already")
+
+    # ── in the thread ──
+
+    def _main(self) -> None:
+        try:
+            asyncio.run(self._beat())
+        except Exception:
+            log.critical("the heartbeat ended by a bug; leases will run out", exc_info=True)
+        finally:
+            self._begun.set()
+
+    async def _beat(self) -> None:
+        self._stop, self._now = asyncio.Event(), asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._begun.set()
+        rdb = self._parent.twin()
+        try:
+            next_beat = 0.0
+            while not self._stop.is_set():
+                self._look_at_loop()
+                if time.monotonic() >= next_beat or self._now.is_set():
+                    self._now.clear()
+                    next_beat = time.monotonic() + (self._config.beat if await self._once(rdb) else LOOK_INTERVAL)
+                await self._sleep(min(LOOK_INTERVAL, max(0.0, next_beat - time.monotonic())))
+            await self._farewell(rdb)
+        finally:
+            await rdb.aclose()
+
+    async def _sleep(self, seconds: float) -> None:
+        assert self._stop is not None and self._now is not None  # noqa: S101, PT018 - made before the first sleep
+        waits = {asyncio.ensure_future(self._stop.wait()), asyncio.ensure_future(self._now.wait())}
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    async def _once(self, rdb: RDB) -> bool:
+        """One beat: leases first, for they matter more. False when Redis could not be reached."""
+        held = self._held.snapshot()
+        version = self._held.version
+        try:
+            await self._extend(rdb, self._worth_keeping(held))
+            workers = None if version == self._written else self._workers(held)
+            await rdb.write_process_info(self._describe(), workers)
+            self._written = version
+        except AioasynqError as exc:
+            log.debug("heartbeat failed: %s", exc)
+            self._written = -1
+            return False
+        return True
+
+    def _worth_keeping(self, held: Iterable[Running]) -> list[Running]:
+        """Tasks whose lease is extended: not those that should have ended long ago, nor any that never began."""
+        now, standing = time.time(), self._pulse.standing()
+        blocking = asyncio.current_task(self._server_loop) if standing > BLOCKED else None
+        keep: list[Running] = []
+        for running in held:
+            limit = running.deadline + self._config.cancel_grace + OVERDUE_GRACE
+            if running.task is not blocking or blocking is None:
+                limit += standing + self._pulse.lost - running.credit
+            if not running.ended and now > limit:
+                continue
+            if not running.started and standing > self._config.lease:
+                continue
+            keep.append(running)
+        return keep
+
+    async def _extend(self, rdb: RDB, held: list[Running]) -> None:
+        by_queue: defaultdict[str, list[Running]] = defaultdict(list)
+        for running in held:
+            by_queue[running.leased.queue].append(running)
+        lost: list[Running] = []
+        for some in by_queue.values():
+            for i in range(0, len(some), MAX_BATCH):
+                batch = some[i : i + MAX_BATCH]
+                answers = await rdb.extend_lease([r.leased for r in batch], lease=self._config.lease)
+                lost += [running for running, ours in zip(batch, answers, strict=True) if not ours]
+        if lost:
+            self._server_loop.call_soon_threadsafe(self._on_lost, lost)
+
+    def _workers(self, held: Iterable[Running]) -> dict[str, WorkerInfo]:
+        info = self._describe()
+        return {
+            running.leased.id: WorkerInfo(
+                host=info.host,
+                pid=info.pid,
+                server_id=info.server_id,
+                task_id=running.leased.id,
+                task_type=running.msg.type,
+                task_payload=(running.msg.payload or b"")[:MAX_PAYLOAD],
+                queue=running.leased.queue,
+                start_time=int(running.began * 1e9),
+                deadline=int(running.deadline * 1e9),
+            )
+            for running in held
+            if not running.ended
+        }
+
+    async def _farewell(self, rdb: RDB) -> None:
+        try:
+            async with asyncio.timeout(1.0):
+                await rdb.clear_process_info(self._describe())
+        except (AioasynqError, TimeoutError) as exc:
+            log.debug("what this server told of itself runs out by itself: %s", exc)
+
+    def _look_at_loop(self) -> None:
+        standing = self._pulse.standing()
+        if standing < BLOCKED:
+            self._reported = 0.0
+            return
+        if standing < self._reported * 2:
+            return
+        self._reported = standing
+        task = asyncio.current_task(self._server_loop)
+        name = next((r.leased.id for r in self._held.snapshot() if r.task is task and task is not None), None)
+        frame = sys._current_frames().get(self._server_thread)  # noqa: SLF001 - documented for just this
+        stack = "".join(traceback.format_stack(frame)) if frame is not None else "no stack\n"
+        log.error(
+            "the event loop has stood still for %.0f s%s; leases are kept meanwhile, all else waits. It is here:\n%s",
+            standing,
+            f", in task {name}" if name else "",
+            stack,
+        )

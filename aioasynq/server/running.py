@@ -1,0 +1,123 @@
+"""The tasks a server holds: consumers and settler write it, the loops and the heartbeat's thread read it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aioasynq.message import TaskMessage
+    from aioasynq.rdb.lifecycle import Leased
+
+
+class Why(Enum):
+    """Why a handler is being ended."""
+
+    TIMEOUT = "timeout"
+    DEADLINE = "deadline"
+    CANCELLED = "cancelled"
+    LOST = "lost"  #: the task is somebody else's by now
+    SHUTDOWN = "shutdown"
+
+
+class Running:
+    """One task we hold: its handler runs, or its outcome is not written yet."""
+
+    __slots__ = (
+        "abandoned",
+        "began",
+        "credit",
+        "deadline",
+        "ended",
+        "leased",
+        "msg",
+        "started",
+        "task",
+        "timer",
+        "why",
+    )
+
+    def __init__(self, leased: Leased, msg: TaskMessage, began: float, deadline: float, credit: float) -> None:
+        self.leased = leased
+        self.msg = msg
+        self.began = began  #: unix seconds
+        self.deadline = deadline  #: unix seconds
+        self.credit = credit  #: time the loop had stood still when it began, seconds
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.started = False  #: its handler has been entered
+        self.ended = False  #: its handler has returned, or was left to itself
+        self.abandoned = False  #: its handler did not end when it should; what it returns is thrown away
+        self.why: Why | None = None
+
+
+class Pulse:
+    """Whether the event loop moves, and for how long in all it has stood still.
+
+    The loop beats it; the heartbeat's thread looks. A handler that blocks the loop takes time from all others, so
+    their timeouts are extended by what they lost.
+    """
+
+    INTERVAL = 0.5  #: seconds between two beats
+    SLACK = 0.5  #: seconds a beat may be late before that counts as standing still
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+        self.lost = 0.0  #: seconds the loop has stood still, in all
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to beat on the running loop."""
+        self.last = time.monotonic()
+        self._beat()
+
+    def stop(self) -> None:
+        """Beat no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _beat(self) -> None:
+        self.look()
+        self._timer = asyncio.get_running_loop().call_later(self.INTERVAL, self._beat)
+
+    def look(self) -> float:
+        """Note the time since the last beat, and return the time lost in all. Called on the loop only."""
+        now = time.monotonic()
+        late = now - self.last - self.INTERVAL
+        if late > self.SLACK:
+            self.lost += late
+        self.last = now
+        return self.lost
+
+    def standing(self) -> float:
+        """Seconds the loop has stood still by now; for other threads."""
+        return max(0.0, time.monotonic() - self.last - self.INTERVAL)
+
+
+class Held:
+    """All tasks we hold."""
+
+    def __init__(self) -> None:
+        self._all: set[Running] = set()
+        self.version = 0  #: changes with the set
+
+    def add(self, running: Running) -> None:
+        self._all.add(running)
+        self.version += 1
+
+    def discard(self, running: Running) -> None:
+        self._all.discard(running)
+        self.version += 1
+
+    def snapshot(self) -> tuple[Running, ...]:
+        """All of them now; safe from any thread, since a set is copied in one step."""
+        return tuple(self._all.copy())
+
+    def find(self, task_id: str) -> list[Running]:
+        """Those with this id whose handler runs; more than one when several queues know the id."""
+        return [running for running in self._all if running.leased.id == task_id and not running.ended]
+
+    def __len__(self) -> int:
+        return len(self._all)

@@ -1,0 +1,359 @@
+"""Server: starts loops and consumers, stops them in order, listens to signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+
+import anyio
+
+from aioasynq.errors import BrokerError, BrokerRefusedError, ServerStateError
+from aioasynq.message import ServerInfo
+from aioasynq.mux import ServeMux
+from aioasynq.rdb.rdb import RDB, open_rdb
+from aioasynq.server.cancel_loop import cancel_loop
+from aioasynq.server.cleanup_loop import cleanup
+from aioasynq.server.config import Config, config_of
+from aioasynq.server.consumer import Consumers
+from aioasynq.server.contact import Contact
+from aioasynq.server.every import every
+from aioasynq.server.fetcher import Fetcher
+from aioasynq.server.health_loop import health_loop
+from aioasynq.server.heartbeat import Heartbeat
+from aioasynq.server.recover_loop import AFTER_CONTACT, INTERVAL, Recovery
+from aioasynq.server.running import Held, Pulse, Running, Why
+from aioasynq.server.scheduler_loop import scheduler_loop
+from aioasynq.server.settler import Settler
+from aioasynq.server.threads import Threads
+
+if TYPE_CHECKING:
+    from aioasynq.mux import Handler, TaskType
+    from aioasynq.options import OptionsDict
+    from aioasynq.rdb.base import AnyRedis
+
+log = logging.getLogger(__name__)
+
+H = TypeVar("H", bound="Handler")
+
+SETTLE_LIMIT = 0.5  #: seconds that outcomes may take to be written at the end
+LAST_GRACE = 0.2  #: seconds a handler may take to end when the shutdown limit is over
+
+
+class Server:
+    """Takes tasks from queues and runs their handlers.
+
+    Embedded in a service::
+
+        async with Server("redis://localhost", mux, concurrency=20):
+            ...
+
+    or alone, until SIGTERM or SIGINT::
+
+        await Server("redis://localhost", mux).run()
+
+    Args:
+        redis: a URL, a ``redis.asyncio`` client (never closed here), an :class:`RDB`, or None for the URL in
+            ``AIOASYNQ_REDIS_URL``.
+        mux: the handlers. Without one the server has its own: :meth:`task`, :meth:`handler`, :meth:`use`.
+        config: all options ready-made, or
+        options: the fields of :class:`Config` one by one.
+
+    Raises:
+        ValueError, TypeError: an option is wrong; it is named with its value.
+    """
+
+    def __init__(
+        self,
+        redis: str | AnyRedis | RDB | None = None,
+        mux: ServeMux | None = None,
+        *,
+        config: Config | None = None,
+        **options: Any,
+    ) -> None:
+        if mux is not None and not isinstance(mux, ServeMux):
+            raise TypeError(f"mux must be a ServeMux, got {mux!r}")
+        self.config = config_of(config, options)
+        self.mux = ServeMux() if mux is None else mux
+        self.id = str(uuid.uuid4())
+        self._redis = redis
+        self._host = socket.gethostname() or "unknown-host"
+        self._status = "new"
+        self._began = time.time()
+        self._engine: _Engine | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+
+    # ── handlers ──
+
+    def handler(self, pattern: str) -> Callable[[H], H]:
+        """Register a raw handler; see :meth:`ServeMux.handler`."""
+        return self.mux.handler(pattern)
+
+    def task(self, type: str, **options: Unpack[OptionsDict]) -> Callable[[Callable[..., Any]], TaskType[..., Any]]:  # noqa: A002
+        """Register a typed handler; see :meth:`ServeMux.task`."""
+        return self.mux.task(type, **options)
+
+    def use(self, middleware: Any) -> Any:
+        """Add middleware; see :meth:`ServeMux.use`."""
+        return self.mux.use(middleware)
+
+    # ── life ──
+
+    @property
+    def status(self) -> str:
+        """``new``, ``active``, ``stopped`` (takes no more tasks) or ``closed``."""
+        return self._status
+
+    @property
+    def running(self) -> int:
+        """Handlers that run now."""
+        return self._engine.consumers.busy if self._engine else 0
+
+    async def start(self) -> None:
+        """Begin to process tasks, and return at once.
+
+        When Redis cannot be reached the server starts all the same, says so, and keeps trying.
+
+        Raises:
+            ServerStateError: there is no handler, or the server was started before.
+            BrokerRefusedError: Redis refuses this password or user, or is older than 6.2.
+        """
+        if self._status != "new":
+            raise ServerStateError(f"a server is started once; this one is {self._status}")
+        if not self.mux:
+            raise ServerStateError(
+                "the server has no handler; register one with @server.task(...) or @server.handler(...), "
+                "or give it a ServeMux that has one"
+            )
+        rdb, owned = open_rdb(self._redis)
+        contact = Contact(rdb.address)
+        try:
+            await rdb.check_server()
+        except BrokerRefusedError:
+            if owned:
+                await rdb.aclose()
+            raise
+        except BrokerError as exc:
+            contact.lost(exc)
+        self._status = "active"
+        self._began = time.time()
+        self._engine = _Engine(self, rdb, owned, contact)
+        self._supervisor = asyncio.get_running_loop().create_task(self._engine.run(), name="aioasynq server")
+        self._supervisor.add_done_callback(self._supervised)
+        log.info("server %s started: %s, concurrency %d", self.id, rdb.address, self.config.concurrency)
+
+    def stop(self) -> None:
+        """Take no more tasks; those that run go on. :meth:`shutdown` is still needed."""
+        if self._status == "active" and self._engine is not None:
+            self._status = "stopped"
+            self._engine.fetcher.stop()
+            self._engine.heartbeat.beat_now()
+            log.info("server %s takes no more tasks", self.id)
+
+    def hurry(self) -> None:
+        """End a shutdown under way now: running tasks are cancelled and go back to their queues."""
+        self._hurry.set()
+
+    async def shutdown(self) -> None:
+        """Take no more tasks, let running ones finish for ``shutdown_timeout``, give the rest back, and end.
+
+        It runs to its end even when the caller is cancelled. Calling it again waits for the same end.
+        """
+        if self._engine is None:
+            self._status = "closed"
+            return
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._shutdown(self._engine))
+        await asyncio.shield(self._closing)
+
+    async def _shutdown(self, engine: _Engine) -> None:
+        self.stop()
+        self._status = "closed"
+        await engine.finish(self._hurry)
+        if self._supervisor is not None:
+            await asyncio.wait({self._supervisor})
+        log.info("server %s ended", self.id)
+
+    async def run(self) -> None:
+        """Process tasks until SIGTERM or SIGINT, then shut down; a second signal hurries. SIGTSTP only stops fetching."""
+        await self.start()
+        assert self._supervisor is not None  # noqa: S101 - start has made it
+        signals = asyncio.get_running_loop().create_task(self._listen_to_signals())
+        try:
+            await asyncio.wait({self._supervisor, signals}, return_when=asyncio.FIRST_COMPLETED)
+            closing = asyncio.get_running_loop().create_task(self.shutdown())
+            await asyncio.shield(closing)
+        finally:
+            await self.shutdown()
+            signals.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await signals
+        if self._supervisor.done() and not self._supervisor.cancelled() and (bug := self._supervisor.exception()):
+            raise bug
+
+    async def _listen_to_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGTSTP) as received:
+            async for number in received:
+                if number == signal.SIGTSTP:
+                    self.stop()
+                elif self._closing is None:
+                    log.info("%s received: shutting down", signal.Signals(number).name)
+                    self._closing = asyncio.get_running_loop().create_task(self._shutdown(self._engine))  # type: ignore[arg-type]
+                    self._closing.add_done_callback(lambda _: None)
+                    self._ending(self._closing)
+                else:
+                    log.warning("%s received again: cancelling what runs", signal.Signals(number).name)
+                    self.hurry()
+
+    def _ending(self, closing: asyncio.Task[None]) -> None:
+        """run() waits for the supervisor, which ends with the shutdown."""
+
+    def _supervised(self, supervisor: asyncio.Task[None]) -> None:
+        if not supervisor.cancelled() and (bug := supervisor.exception()) is not None:
+            self._status = "closed"
+            log.critical("server %s ended by a bug", self.id, exc_info=bug)
+
+    def describe(self) -> ServerInfo:
+        """What is told to others about this server. Safe from any thread."""
+        return ServerInfo(
+            host=self._host,
+            pid=os.getpid(),
+            server_id=self.id,
+            concurrency=self.config.concurrency,
+            queues=dict(self.config.queues),
+            strict_priority=self.config.strict_priority,
+            status=self._status,
+            start_time=int(self._began * 1e9),
+            active_worker_count=self.running,
+        )
+
+    @property
+    def name(self) -> str:
+        """``host:pid:server id``, as owners of tasks are named."""
+        return f"{self._host}:{os.getpid()}:{self.id}"
+
+    @property
+    def began(self) -> float:
+        """When it was started, unix seconds."""
+        return self._began
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.shutdown()
+
+
+class _Engine:
+    """The parts of a running server, and who outlives whom."""
+
+    def __init__(self, server: Server, rdb: RDB, owned: bool, contact: Contact) -> None:  # noqa: FBT001
+        config = server.config
+        self._config = config
+        self._rdb = rdb
+        self._owned = owned
+        self._contact = contact
+        self._ended = asyncio.Event()
+        self.held = Held()
+        self.pulse = Pulse()
+        self.threads = Threads(config.max_threads)
+        self.consumers = Consumers(rdb, config, server.mux, self.held, self.pulse, self.threads.run, self._on_free)
+        self.settler = Settler(rdb, config, contact, server.name, self.consumers.settled)
+        self.consumers.settle_with(self.settler)
+        self.fetcher = Fetcher(rdb, config, contact, self.consumers, self.settler, server.name, server.began)
+        self.recovery = Recovery(rdb, config, contact)
+        self.heartbeat = Heartbeat(rdb, config, self.held, self.pulse, server.describe, self._on_lost)
+        self._free = asyncio.Event()
+
+    async def run(self) -> None:
+        """Work until :meth:`finish` is through."""
+        config, rdb, contact = self._config, self._rdb, self._contact
+        queues = tuple(config.queues)
+        self.pulse.start()
+        self.heartbeat.start()  # leases are kept to the very end, whatever the loop does
+        try:
+            async with anyio.create_task_group() as loops:
+                loops.start_soon(scheduler_loop, rdb, queues, contact, self.fetcher.announce)
+                loops.start_soon(lambda: every(INTERVAL, self.recovery.step, contact, first=config.beat + AFTER_CONTACT))
+                loops.start_soon(lambda: every(config.cleanup_interval, cleanup(rdb, queues), contact))
+                loops.start_soon(cancel_loop, rdb, self._cancel)
+                if config.health_check is not None:
+                    loops.start_soon(health_loop, rdb, config.health_check, config.health_check_interval)
+                # The fetcher is no part of the group: a bug in a loop must not tear a fetch.
+                fetching = asyncio.get_running_loop().create_task(self.fetcher.run(), name="aioasynq fetcher")
+                fetching.add_done_callback(self._on_fetcher_end)
+                await self._ended.wait()
+                await asyncio.wait({fetching})
+                loops.cancel_scope.cancel()
+        finally:
+            self.fetcher.stop()
+            await self._close()
+
+    async def finish(self, hurry: asyncio.Event) -> None:
+        """Let running tasks finish, give the rest back, and write all outcomes."""
+        self.fetcher.stop()
+        await self._until_idle(self._config.shutdown_timeout, hurry)
+        left = [running for running in self.held.snapshot() if not running.ended]
+        if left:
+            log.warning("%d tasks did not finish in time and go back to their queues", len(left))
+            for running in left:
+                self.consumers.cancel(running, Why.SHUTDOWN, LAST_GRACE)
+            await self._until_idle(LAST_GRACE + 0.1, None)
+            for running in self.held.snapshot():
+                self.consumers.abandon(running)
+        await asyncio.sleep(0)  # those that were left to themselves hand their outcomes on
+        unsettled = await self.settler.drain(SETTLE_LIMIT)
+        if unsettled:
+            log.error("%d outcomes could not be written; their tasks run again when their leases end", unsettled)
+        self._ended.set()
+
+    async def _until_idle(self, limit: float, hurry: asyncio.Event | None) -> None:
+        end = time.monotonic() + limit
+        while self.consumers.busy and not (hurry is not None and hurry.is_set()):
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            self._free.clear()
+            waits = [asyncio.ensure_future(self._free.wait())]
+            if hurry is not None:
+                waits.append(asyncio.ensure_future(hurry.wait()))
+            await asyncio.wait(waits, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+
+    async def _close(self) -> None:
+        await self.settler.stop()
+        self.pulse.stop()
+        await self.heartbeat.stop()
+        self.threads.close()
+        if self._owned:
+            await self._rdb.aclose()
+        else:
+            await self._rdb.settled()
+
+    def _on_fetcher_end(self, fetching: asyncio.Task[None]) -> None:
+        if not fetching.cancelled() and (bug := fetching.exception()) is not None:
+            log.critical("the fetcher ended by a bug; no more tasks are taken", exc_info=bug)
+
+    def _on_free(self) -> None:
+        self._free.set()
+        self.fetcher.wake()
+
+    def _on_lost(self, lost: list[Running]) -> None:
+        for running in lost:
+            self.consumers.cancel(running, Why.LOST)
+
+    def _cancel(self, task_id: str) -> None:
+        for running in self.held.find(task_id):
+            log.info("task %s of queue %s is cancelled on request", task_id, running.leased.queue)
+            self.consumers.cancel(running, Why.CANCELLED)

@@ -1,0 +1,171 @@
+"""Settler: writes outcomes to Redis, all that have gathered in one call.
+
+There is no timer: a lone outcome is written at once; what arrives while a call is under way goes together in the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aioasynq.errors import BrokerError
+from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, Receipt, Receipts
+from aioasynq.rdb.lifecycle import Completed, Failed, Killed, Leased
+from aioasynq.server.outcome import Done, Outcome, Requeued, error_text
+
+if TYPE_CHECKING:
+    from aioasynq.rdb.rdb import RDB
+    from aioasynq.server.config import Config
+    from aioasynq.server.contact import Contact
+    from aioasynq.server.running import Running
+
+log = logging.getLogger(__name__)
+
+Write = Callable[[Sequence[Any], Receipt], Coroutine[Any, Any, list[bool]]]
+
+
+class _Waiting(NamedTuple):
+    outcome: Outcome
+    running: Running | None
+
+
+class _Lane:
+    """Outcomes of one kind for one queue: a call at a time, each with its receipt."""
+
+    __slots__ = ("receipts", "task", "waiting", "write")
+
+    def __init__(self, receipts: Receipts, write: Write) -> None:
+        self.receipts = receipts
+        self.write = write
+        self.waiting: deque[_Waiting] = deque()
+        self.task: asyncio.Task[None] | None = None
+
+
+class Settler:
+    """Takes outcomes and writes them, trying as long as the process lives.
+
+    Args:
+        name: of the server; callers of receipts are named after it.
+        on_settled: called with what was held, and whether it was still ours, once Redis has answered.
+    """
+
+    def __init__(
+        self, rdb: RDB, config: Config, contact: Contact, name: str, on_settled: Callable[[Running, bool], None]
+    ) -> None:
+        self._rdb = rdb
+        self._config = config
+        self._contact = contact
+        self._name = name
+        self._on_settled = on_settled
+        self._lanes: dict[tuple[str, type[Outcome]], _Lane] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.unsettled = 0  #: outcomes not written yet, those under way included
+
+    def add(self, outcome: Outcome, running: Running | None = None) -> None:
+        """Take an outcome; it is written as soon as the call under way is over."""
+        kind = type(outcome)
+        lane = self._lanes.get((outcome.leased.queue, kind))
+        if lane is None:
+            lane = self._open_lane(outcome.leased.queue, kind)
+        lane.waiting.append(_Waiting(outcome, running))
+        self.unsettled += 1
+        if lane.task is None:
+            self._idle.clear()
+            # Nobody but us holds this task, so no cancellation from outside can tear a write.
+            lane.task = asyncio.get_running_loop().create_task(self._empty(lane), name=f"aioasynq settle {kind.__name__}")
+
+    async def drain(self, limit: float) -> int:
+        """Wait until all is written, at most *limit* seconds; how many outcomes are left."""
+        try:
+            async with asyncio.timeout(limit):
+                await self._idle.wait()
+        except TimeoutError:
+            pass
+        return self.unsettled
+
+    async def stop(self) -> None:
+        """Give up what is left; its leases decide."""
+        tasks = [lane.task for lane in self._lanes.values() if lane.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _open_lane(self, queue: str, kind: type[Outcome]) -> _Lane:
+        rdb, config = self._rdb, self._config
+        writes: dict[type[Outcome], Write] = {
+            Done: lambda items, receipt: rdb.done([item.leased for item in items], receipt=receipt),
+            Requeued: lambda items, receipt: rdb.requeue([item.leased for item in items], receipt=receipt),
+            Completed: lambda items, receipt: rdb.mark_as_complete(items, receipt=receipt),
+            Failed: lambda items, receipt: rdb.retry(items, receipt=receipt),
+            Killed: lambda items, receipt: rdb.kill(
+                items,
+                receipt=receipt,
+                max_size=config.max_archive,
+                max_age=int(config.archive_days * 86400),
+            ),
+        }
+        lane = _Lane(Receipts(f"{self._name}:{kind.__name__.lower()}"), writes[kind])
+        self._lanes[queue, kind] = lane
+        return lane
+
+    async def _empty(self, lane: _Lane) -> None:
+        try:
+            while lane.waiting:
+                batch = _take(lane.waiting)
+                try:
+                    answers = await self._until_answered(lane.write, batch, lane.receipts.next())
+                except Exception:
+                    log.exception("%d outcomes could not be written together; each goes alone", len(batch))
+                    answers = [await self._alone(lane, waiting) for waiting in batch]
+                self.unsettled -= len(batch)
+                for waiting, still_ours in zip(batch, answers, strict=True):
+                    if waiting.running is not None:
+                        self._on_settled(waiting.running, still_ours)
+        finally:
+            lane.task = None
+            if self.unsettled == 0:
+                self._idle.set()
+
+    async def _until_answered(self, write: Write, batch: Sequence[_Waiting], receipt: Receipt) -> list[bool]:
+        items = [waiting.outcome for waiting in batch]
+        while True:
+            try:
+                answers = await write(items, receipt)
+            except BrokerError as exc:
+                await asyncio.sleep(self._contact.lost(exc))
+            else:
+                self._contact.made()
+                return answers
+
+    async def _alone(self, lane: _Lane, waiting: _Waiting) -> bool:
+        """Write one outcome of a batch that could not be encoded; the one that is to blame goes to the archive as it is."""
+        try:
+            return (await self._until_answered(lane.write, [waiting], lane.receipts.next()))[0]
+        except Exception as exc:
+            leased = waiting.outcome.leased
+            log.exception("the outcome of task %s of queue %s cannot be written; archiving it", leased.id, leased.queue)
+            bare = Leased(leased.queue, leased.id, None, leased.guard)
+            killed = Killed(bare, f"outcome could not be written: {error_text(exc)}")
+            kill = self._lanes.get((leased.queue, Killed)) or self._open_lane(leased.queue, Killed)
+            return (await self._until_answered(kill.write, [_Waiting(killed, None)], Receipt(f"{self._name}:alone:{leased.id}", 1)))[0]
+
+
+def _take(waiting: deque[_Waiting]) -> list[_Waiting]:
+    """The next outcomes that fit into one call."""
+    batch: list[_Waiting] = []
+    size = 0
+    while waiting and len(batch) < MAX_BATCH:
+        outcome = waiting[0].outcome
+        if not isinstance(outcome, Done | Requeued):
+            msg = outcome.leased.msg
+            size += len(msg.payload or b"") if msg is not None else 0
+            if isinstance(outcome, Completed):
+                size += len(outcome.result or b"")
+            if batch and size > MAX_BATCH_BYTES:
+                break
+        batch.append(waiting.popleft())
+    return batch
