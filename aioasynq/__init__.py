@@ -1,5 +1,7 @@
 """A task queue for asyncio on Redis that shares its queues with Go asynq."""
 
+from __future__ import annotations
+
 from aioasynq._version import __version__
 from aioasynq.client import Client
 from aioasynq.context import current_task

@@ -138,7 +138,7 @@ def _moment(seconds: float | None) -> datetime | None:
 
 _PENDING: Final = TaskState.PENDING
 
-# Random UUIDs, made by the block: one costs a fifth of uuid.uuid4()
+# Random UUIDs, made by the block: one costs a quarter of uuid.uuid4()
 _BLOCK = 64
 _VERSION_4 = bytes(0x40 | byte & 0x0F for byte in range(256))
 _VARIANT_1 = bytes(0x80 | byte & 0x3F for byte in range(256))

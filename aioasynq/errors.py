@@ -73,7 +73,9 @@ class TaskIDConflictError(TaskError):
 class DuplicateTaskError(TaskError):
     """A task with the same queue, type and payload holds the uniqueness lock."""
 
-    _text = "task {task_id!r} not enqueued: a task with the same type and payload holds the unique lock in queue {queue!r}"
+    _text = (
+        "task {task_id!r} not enqueued: a task with the same type and payload holds the unique lock in queue {queue!r}"
+    )
 
 
 class TaskNotFoundError(TaskError):

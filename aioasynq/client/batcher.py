@@ -49,6 +49,7 @@ class Batcher:
         self._count = 0
         self._bytes = 0
         self._room = asyncio.Condition()
+        self._pressed = 0  # callers that wait for room
 
     @property
     def full(self) -> bool:
@@ -57,8 +58,12 @@ class Batcher:
 
     async def wait_for_room(self) -> None:
         """Wait until there is room for one more task."""
-        async with self._room:
-            await self._room.wait_for(lambda: not self.full)
+        self._pressed += 1
+        try:
+            async with self._room:
+                await self._room.wait_for(lambda: not self.full)
+        finally:
+            self._pressed -= 1
 
     def add(self, composed: Composed) -> Answer:
         """Take a task; its answer is None, or why it was not stored, or a BrokerError raised.
@@ -108,7 +113,7 @@ class Batcher:
                     for (_, answer), refusal in zip(batch, answers, strict=True):
                         if not answer.done():
                             answer.set_result(refusal)
-                if self._room._waiters:  # type: ignore[attr-defined]  # noqa: SLF001
+                if self._pressed:
                     async with self._room:
                         self._room.notify_all()
         finally:

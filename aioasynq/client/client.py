@@ -17,14 +17,16 @@ from aioasynq.rdb.base import OPERATION_TIMEOUT
 from aioasynq.rdb.rdb import RDB, open_rdb
 
 if TYPE_CHECKING:
-    from aioasynq.rdb.base import AnyRedis
+    from aioasynq.rdb.connection import AnyRedis
     from aioasynq.task import Task, TaskInfo
 
 MAX_PAYLOAD = 10_000_000  #: bytes; Redis's own limit is 512 MB
 
 
 class Client:
-    """Puts tasks into queues::
+    """Puts tasks into queues.
+
+    For example::
 
         async with Client("redis://localhost:6379/0") as client:
             await client.enqueue(Task("email:welcome", b"42"), process_in=60)
@@ -45,7 +47,7 @@ class Client:
         max_payload: int = MAX_PAYLOAD,
         operation_timeout: float = OPERATION_TIMEOUT,
     ) -> None:
-        if not isinstance(max_payload, int) or max_payload < 0:
+        if max_payload < 0:
             raise ValueError(f"max_payload must be a number of bytes, 0 or more, got {max_payload!r}")
         if not 0 < operation_timeout <= 50:
             raise ValueError(f"operation_timeout must be more than 0 and at most 50 seconds, got {operation_timeout!r}")

@@ -38,7 +38,15 @@ Arg = str | bytes | int | float
 T = TypeVar("T")
 
 # The connection is gone or was never there, or a Cluster is rearranging itself: the next attempt may pass.
-_PASSING = (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError, TryAgainError, ClusterDownError, ClusterError)
+_PASSING = (
+    RedisConnectionError,
+    RedisTimeoutError,
+    TimeoutError,
+    OSError,
+    TryAgainError,
+    ClusterDownError,
+    ClusterError,
+)
 _REFUSED = (AuthenticationError, AuthorizationError, NoPermissionError)
 _REFUSED_TEXTS = ("WRONGPASS", "NOAUTH", "NOPERM", "invalid username-password", "invalid password")
 
@@ -74,12 +82,12 @@ class Operations:
 
     def __init__(
         self,
-        redis: str | AnyRedis | None = None,
+        redis: str | AnyRedis | Link | None = None,
         *,
         clock: Callable[[], float] | None = None,
         operation_timeout: float = OPERATION_TIMEOUT,
     ) -> None:
-        self._link: Link = open_link(redis)
+        self._link: Link = redis if isinstance(redis, Link) else open_link(redis)
         self._redis: AnyRedis = self._link.client
         self._clock = clock
         self._timeout = operation_timeout
@@ -95,7 +103,7 @@ class Operations:
         """The redis.asyncio client underneath."""
         return self._redis
 
-    def _now(self) -> str:
+    def clock_argument(self) -> str:
         """What scripts are told of the time: nothing, so that Redis's clock counts, except in tests."""
         return "" if self._clock is None else repr(self._clock())
 

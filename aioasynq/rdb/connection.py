@@ -95,7 +95,9 @@ def _from_url(url: str) -> tuple[AnyRedis, str]:
             health_check_interval=0,
         )
     except (ValueError, TypeError) as exc:
-        raise ValueError(f"redis must be a URL like redis://localhost:6379/0, got {_without_password(url)!r}: {exc}") from exc
+        raise ValueError(
+            f"redis must be a URL like redis://localhost:6379/0, got {_without_password(url)!r}: {exc}"
+        ) from exc
     client = aioredis.Redis.from_pool(pool)
     return client, _address_of(client)
 

@@ -134,7 +134,9 @@ class Lifecycle(Operations):
         args: list[Arg] = []
         for msg in msgs:
             args += (msg.id, encode_task(msg))
-        return await self._store(_ENQUEUE, queue, msgs, keys.pending(queue), [keys.task(queue, m.id) for m in msgs], args, receipt)
+        return await self._store(
+            _ENQUEUE, queue, msgs, keys.pending(queue), [keys.task(queue, m.id) for m in msgs], args, receipt
+        )
 
     async def enqueue_unique(
         self, items: Sequence[Unique], *, receipt: Receipt | None = None
@@ -145,7 +147,9 @@ class Lifecycle(Operations):
         args: list[Arg] = []
         for msg, ttl in items:
             args += (msg.id, encode_task(msg), ttl)
-        return await self._store(_ENQUEUE_UNIQUE, queue, msgs, keys.pending(queue), _with_locks(queue, msgs), args, receipt)
+        return await self._store(
+            _ENQUEUE_UNIQUE, queue, msgs, keys.pending(queue), _with_locks(queue, msgs), args, receipt
+        )
 
     async def schedule(self, items: Sequence[Scheduled], *, receipt: Receipt | None = None) -> list[TaskError | None]:
         """Keep tasks until they are due. Answers and errors as :meth:`enqueue`."""
@@ -154,7 +158,9 @@ class Lifecycle(Operations):
         args: list[Arg] = []
         for msg, when in items:
             args += (msg.id, encode_task(msg), when)
-        return await self._store(_SCHEDULE, queue, msgs, keys.scheduled(queue), [keys.task(queue, m.id) for m in msgs], args, receipt)
+        return await self._store(
+            _SCHEDULE, queue, msgs, keys.scheduled(queue), [keys.task(queue, m.id) for m in msgs], args, receipt
+        )
 
     async def schedule_unique(
         self, items: Sequence[ScheduledUnique], *, receipt: Receipt | None = None
@@ -165,7 +171,9 @@ class Lifecycle(Operations):
         args: list[Arg] = []
         for msg, when, ttl in items:
             args += (msg.id, encode_task(msg), when, ttl)
-        return await self._store(_SCHEDULE_UNIQUE, queue, msgs, keys.scheduled(queue), _with_locks(queue, msgs), args, receipt)
+        return await self._store(
+            _SCHEDULE_UNIQUE, queue, msgs, keys.scheduled(queue), _with_locks(queue, msgs), args, receipt
+        )
 
     async def add_to_group(
         self, msgs: Sequence[TaskMessage], *, receipt: Receipt | None = None
@@ -208,13 +216,18 @@ class Lifecycle(Operations):
         answers = await self._run(
             script,
             (keys.receipt(queue, receipt.caller), place, *task_keys),
-            (receipt.number, self._now(), *args),
+            (receipt.number, self.clock_argument(), *args),
         )
-        return [None if answer == 1 else _refusal(answer, queue, msg) for msg, answer in zip(msgs, answers, strict=True)]
+        return [
+            None if answer == 1 else _refusal(answer, queue, msg) for msg, answer in zip(msgs, answers, strict=True)
+        ]
 
     async def _register(self, queue: str) -> None:
-        """Name the queue among all queues. A call of its own, since on a Cluster that set is elsewhere; it comes first,
-        and is repeated now and then, for a queue removed by another process is not registered by anybody else."""
+        """Name the queue among all queues.
+
+        A call of its own, since on a Cluster that set is elsewhere. It comes first, and is repeated now and then, for
+        a queue removed by another process is not registered by anybody else.
+        """
         now = time.monotonic()
         if now < self._registered.get(queue, 0.0):
             return
@@ -249,7 +262,9 @@ class Lifecycle(Operations):
             if wanted <= 0:
                 batch.dry = False
                 break
-            call, arguments = dequeue_call(queue, min(wanted, MAX_BATCH), owner, lease, self._receipt(receipt), self._now(), again=again)
+            call, arguments = dequeue_call(
+                queue, min(wanted, MAX_BATCH), owner, lease, self._receipt(receipt), self.clock_argument(), again=again
+            )
             add_to_batch(batch, queue, owner, await self._run(_DEQUEUE, call, arguments))
         return batch
 
@@ -260,7 +275,9 @@ class Lifecycle(Operations):
         task_keys, args = _places(items)
         for n, leased in enumerate(items):
             args[n] = (leased.id, leased.guard, 1 if leased.lock else 0)
-        return await self._settle(_DONE, items, _counters(self, items, failed=False), task_keys, args, receipt, now=True)
+        return await self._settle(
+            _DONE, items, _counters(self, items, failed=False), task_keys, args, receipt, now=True
+        )
 
     async def mark_as_complete(self, items: Sequence[Completed], *, receipt: Receipt | None = None) -> list[bool]:
         """Keep tasks that succeeded until their retention is over, with their results. Answers as :meth:`done`."""
@@ -363,7 +380,7 @@ class Lifecycle(Operations):
         answers = await self._run(
             script,
             (keys.receipt(queue, receipt.caller), keys.active(queue), keys.lease(queue), *places, *task_keys),
-            (receipt.number, *((self._now(),) if now else ()), *(arg for some in args for arg in some)),
+            (receipt.number, *((self.clock_argument(),) if now else ()), *(arg for some in args for arg in some)),
         )
         return [answer == 1 for answer in answers]
 
@@ -470,5 +487,3 @@ def _message(leased: Leased) -> TaskMessage:
 
 def _clean(text: str) -> bytes:
     return text.encode("utf-8", "replace")
-
-

@@ -47,11 +47,13 @@ class Processes(Operations):
         found: list[tuple[ServerInfo, dict[str, WorkerInfo]]] = []
         members = await self._plain("ZRANGEBYSCORE", lambda: self._redis.zrangebyscore(keys.servers(), now, "+inf"))
         for member in members:
-            data = await self._plain("GET", lambda m=member: self._redis.get(m))  # type: ignore[misc]
+            data = await self._plain("GET", lambda m=member: self._redis.execute_command("GET", m))  # type: ignore[misc]
             if data is None:
                 continue
             info = decode_server(data)
-            workers = await self._plain("HGETALL", lambda i=info: self._redis.hgetall(_keys_of(i)[1]))  # type: ignore[misc]
+            workers = await self._plain(
+                "HGETALL", lambda i=info: self._redis.execute_command("HGETALL", _keys_of(i)[1])
+            )  # type: ignore[misc]
             found.append((info, {task_id.decode(): decode_worker(worker) for task_id, worker in workers.items()}))
         return found
 
@@ -71,11 +73,11 @@ class Processes(Operations):
         client = self._redis
         if isinstance(client, RedisCluster):
             client = self._link.again()
-        return client.pubsub(ignore_subscribe_messages=True)  # type: ignore[union-attr, no-any-return]
+        return client.pubsub(ignore_subscribe_messages=True)
 
     async def wait_rank(self, queue: str, name: str, *, ttl: float) -> int:
         """Stand in line with the idle servers of *queue* for *ttl* seconds; how many stand before *name*."""
-        return int(await self._run(_WAIT_RANK, (keys.waiting(queue),), (self._now(), ttl, name)))
+        return int(await self._run(_WAIT_RANK, (keys.waiting(queue),), (self.clock_argument(), ttl, name)))
 
     async def leave_line(self, queue: str, name: str) -> None:
         """Stand in line no longer."""

@@ -7,12 +7,13 @@ import re
 from typing import TYPE_CHECKING, Any, Self
 
 from aioasynq.errors import BrokerError, BrokerRefusedError
+from aioasynq.rdb.connection import Link
 from aioasynq.rdb.lifecycle import Lifecycle
 from aioasynq.rdb.processes import Processes
 from aioasynq.rdb.upkeep import Upkeep
 
 if TYPE_CHECKING:
-    from aioasynq.rdb.base import AnyRedis
+    from aioasynq.rdb.connection import AnyRedis
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +34,9 @@ class RDB(Lifecycle, Upkeep, Processes):
 
     def twin(self) -> RDB:
         """Another RDB of the same kind with connections of its own, for another thread or loop."""
-        twin = RDB.__new__(RDB)
-        RDB.__init__(twin, self._link.again(), clock=self._clock, operation_timeout=self._timeout)
-        twin._link = type(self._link)(twin._redis, True, self._link.address, self._link.again)
-        return twin
+        link = self._link
+        twin = Link(link.again(), True, link.address, link.again)
+        return RDB(twin, clock=self._clock, operation_timeout=self._timeout)
 
     async def ping(self) -> None:
         """Ask Redis for a sign of life.

@@ -23,7 +23,7 @@ _DELETE_EXPIRED_COMPLETED = Script("delete_expired_completed")
 class Forwarded(NamedTuple):
     """What became of due tasks."""
 
-    count: int  #: ids that were due
+    moved: int  #: ids that were due
     strays: list[tuple[str, str]]  #: (queue, id) among them that were no task waiting there; taken off
 
 
@@ -90,7 +90,7 @@ class Upkeep(Operations):
                     count, found = await self._run(
                         _CHECK_AND_ENQUEUE,
                         (source, keys.pending(queue), keys.groups(queue)),
-                        (self._now(), keys.prefix(queue), limit),
+                        (self.clock_argument(), keys.prefix(queue), limit),
                     )
                     total += count
                     strays += _with_queue(queue, found)
@@ -111,7 +111,7 @@ class Upkeep(Operations):
                 restored, left, looked = await self._run(
                     _RESTORE_UNFINISHED,
                     (keys.active(queue), keys.lease(queue), keys.pending(queue)),
-                    (self._now(), keys.task_prefix(queue), 1 if force else 0, offset, limit),
+                    (self.clock_argument(), keys.task_prefix(queue), 1 if force else 0, offset, limit),
                 )
                 total += restored
                 offset += left
@@ -128,7 +128,7 @@ class Upkeep(Operations):
         answers = await self._run(
             _EXTEND_LEASE,
             (keys.lease(queue), *(keys.task(queue, leased.id) for leased in items)),
-            (self._now(), lease, *(arg for leased in items for arg in (leased.id, leased.guard))),
+            (self.clock_argument(), lease, *(arg for leased in items for arg in (leased.id, leased.guard))),
         )
         return [answer == 1 for answer in answers]
 
@@ -141,14 +141,12 @@ class Upkeep(Operations):
             found = await self._run(
                 _LIST_LEASE_EXPIRED,
                 (keys.lease(queue),),
-                (self._now(), ours, theirs, keys.task_prefix(queue), limit),
+                (self.clock_argument(), ours, theirs, keys.task_prefix(queue), limit),
                 writes=False,
             )
             for i in range(0, len(found), 5):
                 task_id, lease, data, owner, recovered = found[i : i + 5]
-                leased = read_leased(
-                    queue, task_id.decode("utf-8", "surrogateescape"), data, f"lease={lease.decode()}"
-                )
+                leased = read_leased(queue, task_id.decode("utf-8", "surrogateescape"), data, f"lease={lease.decode()}")
                 expired.append(Expired(leased, owner.decode(), int(recovered or 0)))
         return expired
 
@@ -165,7 +163,7 @@ class Upkeep(Operations):
                 looked, strays, adopted = await self._run(
                     _REPAIR,
                     (keys.active(queue), keys.lease(queue)),
-                    (self._now(), keys.prefix(queue), offset, limit),
+                    (self.clock_argument(), keys.prefix(queue), offset, limit),
                 )
                 repaired.strays.extend(_with_queue(queue, strays))
                 repaired.adopted.extend(_with_queue(queue, adopted))
@@ -182,7 +180,7 @@ class Upkeep(Operations):
                 count = await self._run(
                     _DELETE_EXPIRED_COMPLETED,
                     (keys.completed(queue),),
-                    (self._now(), keys.task_prefix(queue), limit),
+                    (self.clock_argument(), keys.task_prefix(queue), limit),
                 )
                 total += count
                 if count < limit:

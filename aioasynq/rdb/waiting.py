@@ -8,6 +8,7 @@ soon as the wait is over, which saves a round trip.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,12 +91,20 @@ class WaitingConnection:
                 self._client_id = int(await connection.read_response())
         return self._connection
 
-    async def _ask(self, connection: AbstractConnection, seconds: float, ride: Ride | None) -> tuple[bool, Batch | None]:
+    async def _ask(
+        self, connection: AbstractConnection, seconds: float, ride: Ride | None
+    ) -> tuple[bool, Batch | None]:
         pending = keys.pending(self._queue)
         commands: list[tuple[Any, ...]] = [("BLMOVE", pending, pending, "RIGHT", "RIGHT", f"{seconds:.3f}")]
         if ride is not None:
             call, args = dequeue_call(
-                self._queue, 1, ride.owner, ride.lease, ride.receipt, self._rdb._now(), again=False  # noqa: SLF001
+                self._queue,
+                1,
+                ride.owner,
+                ride.lease,
+                ride.receipt,
+                self._rdb.clock_argument(),
+                again=False,
             )
             commands.append(("EVALSHA", dequeue_script().sha, len(call), *call, *args))
         await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
@@ -104,7 +113,9 @@ class WaitingConnection:
         async with asyncio.timeout(seconds + _GRACE):
             try:
                 moved = await connection.read_response()
-            except ResponseError as exc:  # out of memory, read-only, ended by UNBLOCK with an error: the ride still answers
+            except (
+                ResponseError
+            ) as exc:  # out of memory, read-only, ended by UNBLOCK with an error: the ride still answers
                 refused = exc
         batch: Batch | None = None
         if ride is not None:
@@ -139,7 +150,5 @@ class WaitingConnection:
         """Drop the connection; the next wait opens another."""
         connection, self._connection, self._client_id = self._connection, None, 0
         if connection is not None:
-            try:
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
                 await connection.disconnect(nowait=True)
-            except (RedisError, OSError, TimeoutError):
-                pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Any, TypeAlias
@@ -33,10 +33,16 @@ class Config:
     """How a Server works. Times are in seconds, or a ``timedelta``."""
 
     concurrency: int = 100  #: consumers, so also the most tasks that run at once
-    queues: Mapping[str, int] = field(default_factory=_default_queues)  #: queue → weight, or priority when strict
+    queues: Mapping[str, int] = field(
+        default_factory=_default_queues
+    )  #: weight by queue, or priority when strict; a list gives all 1
     strict_priority: bool = False  #: a queue gets a place only when all of higher priority are empty
-    lease: float = LEASE  #: how long a task stays ours after the last sign of life; extended every third of it, at most every 5
-    shutdown_timeout: float = 8.0  #: how long running tasks may take to finish once told to stop; 0 requeues them at once
+    lease: float = (
+        LEASE  #: how long a task stays ours after the last sign of life; extended every third of it, at most every 5
+    )
+    shutdown_timeout: float = (
+        8.0  #: how long running tasks may take to finish once told to stop; 0 requeues them at once
+    )
     cancel_grace: float = 2.0  #: how long a cancelled handler may take to end before it is left to itself
     retry_delay: RetryDelay = default_delay  #: (failures so far, error, task) → seconds until the next try
     is_failure: IsFailure = _every_error  #: False: back later without counting the try
@@ -58,15 +64,7 @@ class Config:
             _check_int(name, getattr(self, name))
         for name, least in _LEAST.items():
             object.__setattr__(self, name, _seconds(name, getattr(self, name), least))
-        if isinstance(self.queues, str):
-            raise TypeError(f"queues must be a mapping of names to weights or a list of names, got {self.queues!r}")
-        weights = self.queues if isinstance(self.queues, Mapping) else dict.fromkeys(self.queues, 1)
-        if not weights:
-            raise ValueError("queues must name at least one queue, got none")
-        for queue, weight in weights.items():
-            keys.check_queue_name(queue)
-            _check_int(f"queues[{queue!r}]", weight)
-        object.__setattr__(self, "queues", dict(weights))
+        object.__setattr__(self, "queues", _weights(self.queues))
         if not isinstance(self.strict_priority, bool):
             raise TypeError(f"strict_priority must be True or False, got {self.strict_priority!r}")
         for name in ("retry_delay", "is_failure"):
@@ -103,6 +101,18 @@ def _check_int(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value!r}")
+
+
+def _weights(queues: Any) -> dict[str, int]:
+    if isinstance(queues, str) or not isinstance(queues, Iterable):
+        raise TypeError(f"queues must be a mapping of names to weights or a list of names, got {queues!r}")
+    weights = dict(queues) if isinstance(queues, Mapping) else dict.fromkeys(queues, 1)
+    if not weights:
+        raise ValueError("queues must name at least one queue, got none")
+    for queue, weight in weights.items():
+        keys.check_queue_name(queue)
+        _check_int(f"queues[{queue!r}]", weight)
+    return weights
 
 
 def _seconds(name: str, value: Any, least: float) -> float:

@@ -25,8 +25,9 @@ from aioasynq.errors import (
     TaskTimeoutError,
 )
 from aioasynq.message import DEFAULT_TIMEOUT
+from aioasynq.rdb.lifecycle import Killed
 from aioasynq.retry import default_delay
-from aioasynq.server.outcome import Killed, Requeued, error_text, outcome
+from aioasynq.server.outcome import Outcome, Requeued, error_text, outcome
 from aioasynq.server.running import Held, Pulse, Running, Why
 from aioasynq.task import Task
 
@@ -226,7 +227,8 @@ class Consumers:
                 self._settle(Killed(running.leased, text), running)
                 return
         self._settle(
-            outcome(running.leased, None, result=result, delay=default_delay, is_failure=self._config.is_failure), running
+            outcome(running.leased, None, result=result, delay=default_delay, is_failure=self._config.is_failure),
+            running,
         )
 
     async def _failed(self, running: Running, task: Task, error: BaseException) -> None:
@@ -282,9 +284,9 @@ class Consumers:
             log.exception("is_failure failed; it counts as a failure")
             return True
 
-    def _settle(self, result: object, running: Running) -> None:
+    def _settle(self, result: Outcome, running: Running) -> None:
         assert self._settler is not None  # noqa: S101 - set before the first task starts
-        self._settler.add(result, running)  # type: ignore[arg-type]
+        self._settler.add(result, running)
 
     def _free(self) -> None:
         self.busy -= 1

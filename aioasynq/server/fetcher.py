@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 from aioasynq.errors import BrokerError
 from aioasynq.queues import draw, in_priority_order
 from aioasynq.rdb.base import Receipts
-from aioasynq.rdb.lifecycle import Batch, Killed, Leased
+from aioasynq.rdb.lifecycle import Batch, Killed
 from aioasynq.rdb.waiting import LONGEST_WAIT, SHORT_WAIT, Ride, WaitingConnection
 from aioasynq.server.outcome import Requeued
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aioasynq.rdb.rdb import RDB
     from aioasynq.server.config import Config
     from aioasynq.server.consumer import Consumers
@@ -42,6 +44,7 @@ class _Queue:
 
     __slots__ = (
         "awake",
+        "ending",
         "fetches",
         "last_task",
         "limit",
@@ -64,6 +67,7 @@ class _Queue:
         self.waiting = waiting
         self.waiter: asyncio.Task[None] | None = None
         self.riding = False  #: a ride is out, and a place is kept for what it may bring
+        self.ending: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.rank = 0
         self.rank_until = 0.0
@@ -79,7 +83,14 @@ class Fetcher:
     """
 
     def __init__(
-        self, rdb: RDB, config: Config, contact: Contact, consumers: Consumers, settler: Settler, name: str, since: float
+        self,
+        rdb: RDB,
+        config: Config,
+        contact: Contact,
+        consumers: Consumers,
+        settler: Settler,
+        name: str,
+        since: float,
     ) -> None:
         self._rdb = rdb
         self._config = config
@@ -94,7 +105,7 @@ class Fetcher:
         self._fetch_number = 0
         self._wake = asyncio.Event()
         self._stopping = False
-        self._random = random.Random()  # noqa: S311 - chance among queues, no secret
+        self._random = random.Random()
 
     # ── what others tell ──
 
@@ -284,44 +295,44 @@ class Fetcher:
 
     async def _wait(self, state: _Queue) -> None:
         """Wait for one queue, and wake it. Not to be cancelled: a ride may hold a task."""
-        woken = look = False
+        then: Callable[[_Queue], None] = self._look_later
         try:
-            rank = await self._rank(state)
-            if rank >= MAX_RANK:
-                look = True
-                return
-            ride = self._ride(state) if state.riding else None
-            seconds = LONGEST_WAIT if state.waiting.may_unblock else SHORT_WAIT
-            if self._stopping:
-                return
-            try:
-                woken, batch = await state.waiting.wait(seconds, ride)
-            except BrokerError as exc:
-                delay = self._contact.lost(exc)
-                batch = await self._ask_after(state, ride) if ride is not None and exc.maybe_done else None
-                woken = batch is not None
-                if not woken:
-                    await self._pause(max(delay, 0.2))
-                    woken = True
-            else:
-                self._contact.made()
-            if batch is not None:
-                if batch.paused:
-                    woken, look = False, True
-                elif batch.tasks:
-                    state.limit = 2
-                self._deal(state, batch)
+            if await self._rank(state) < MAX_RANK and not self._stopping:
+                then = await self._wait_in_line(state)
         except BrokerError as exc:  # the rank could not be had
             await self._pause(self._contact.lost(exc))
-            woken = True
+            then = self._awaken
         finally:
             state.riding = False
             state.waiter = None
-            if look:
-                self._look_later(state)
-            elif woken:
-                self._awaken(state)
+            then(state)
             self._wake.set()
+
+    async def _wait_in_line(self, state: _Queue) -> Callable[[_Queue], None]:
+        """Wait on the queue's connection, and say what is to become of the queue."""
+        ride = self._ride(state) if state.riding else None
+        batch: Batch | None = None
+        try:
+            came, batch = await state.waiting.wait(LONGEST_WAIT if state.waiting.may_unblock else SHORT_WAIT, ride)
+        except BrokerError as exc:
+            pause = self._contact.lost(exc)
+            if ride is not None and exc.maybe_done:
+                batch = await self._ask_after(state, ride)
+            if batch is None:
+                await self._pause(max(pause, 0.2))
+            came = True
+        else:
+            self._contact.made()
+        if batch is not None:
+            if batch.tasks:
+                state.limit = 2
+            self._deal(state, batch)
+            if batch.paused:
+                return self._look_later
+        return self._awaken if came else self._keep_asleep
+
+    def _keep_asleep(self, state: _Queue) -> None:
+        """Nothing came; the next watch waits again."""
 
     def _ride(self, state: _Queue) -> Ride:
         return Ride(self._token(), self._config.lease, state.ride_receipts.next())
@@ -349,15 +360,22 @@ class Fetcher:
 
     def _end_rides(self) -> None:
         for state in self._queues.values():
-            if state.riding:
-                task = asyncio.get_running_loop().create_task(state.waiting.unblock())
-                self._ending = task
+            if state.riding and state.ending is None:
+                state.ending = asyncio.get_running_loop().create_task(self._end_ride(state))
+
+    async def _end_ride(self, state: _Queue) -> None:
+        try:
+            while state.riding and not self._stopping and state.waiting.may_unblock:
+                await state.waiting.unblock()
+                await asyncio.sleep(0.02)  # a wait that had not begun on the server is ended by the next call
+        finally:
+            state.ending = None
 
     async def _end_waits(self) -> None:
         for state in self._queues.values():
             if state.timer is not None:
                 state.timer.cancel()
-        while waiters := [state.waiter for state in self._queues.values() if state.waiter is not None]:
+        while waiters := [task for state in self._queues.values() for task in (state.waiter, state.ending) if task]:
             await asyncio.gather(*(state.waiting.unblock() for state in self._queues.values() if state.waiter))
             await asyncio.wait(waiters, timeout=0.02)
         for state in self._queues.values():

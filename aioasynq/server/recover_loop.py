@@ -44,7 +44,9 @@ class Recovery:
         for queue, task_id in repaired.strays:
             log.warning("entry %s was taken off the active tasks of queue %s: no such task runs", task_id, queue)
         for queue, task_id in repaired.adopted:
-            log.warning("task %s of queue %s was active and nobody watched over it; it will be recovered", task_id, queue)
+            log.warning(
+                "task %s of queue %s was active and nobody watched over it; it will be recovered", task_id, queue
+            )
         for queue in self._queues:
             await self._recover(queue)
 

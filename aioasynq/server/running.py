@@ -104,10 +104,12 @@ class Held:
         self.version = 0  #: changes with the set
 
     def add(self, running: Running) -> None:
+        """Hold one more."""
         self._all.add(running)
         self.version += 1
 
     def discard(self, running: Running) -> None:
+        """Hold it no longer."""
         self._all.discard(running)
         self.version += 1
 

@@ -28,10 +28,10 @@ async def scheduler_loop(rdb: RDB, queues: Sequence[str], contact: Contact, anno
                 if due > 0:
                     pause = min(pause, due)
                     continue
-                moved = await rdb.check_and_enqueue(queue)
-                for _, stray in moved.strays:
+                forwarded = await rdb.check_and_enqueue(queue)
+                for _, stray in forwarded.strays:
                     log.warning("entry %s was taken off queue %s: no such task was due there", stray, queue)
-                if moved.count:
+                if forwarded.moved:
                     announce(queue)
                     pause = 0.0  # more may be due by now
         except BrokerError as exc:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -37,7 +36,7 @@ from aioasynq.server.threads import Threads
 if TYPE_CHECKING:
     from aioasynq.mux import Handler, TaskType
     from aioasynq.options import OptionsDict
-    from aioasynq.rdb.base import AnyRedis
+    from aioasynq.rdb.connection import AnyRedis
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +128,7 @@ class Server:
         """
         if self._status != "new":
             raise ServerStateError(f"a server is started once; this one is {self._status}")
-        if not self.mux:
+        if len(self.mux) == 0:
             raise ServerStateError(
                 "the server has no handler; register one with @server.task(...) or @server.handler(...), "
                 "or give it a ServeMux that has one"
@@ -171,9 +170,7 @@ class Server:
         if self._engine is None:
             self._status = "closed"
             return
-        if self._closing is None:
-            self._closing = asyncio.get_running_loop().create_task(self._shutdown(self._engine))
-        await asyncio.shield(self._closing)
+        await asyncio.shield(self._close_soon())
 
     async def _shutdown(self, engine: _Engine) -> None:
         self.stop()
@@ -184,20 +181,20 @@ class Server:
         log.info("server %s ended", self.id)
 
     async def run(self) -> None:
-        """Process tasks until SIGTERM or SIGINT, then shut down; a second signal hurries. SIGTSTP only stops fetching."""
+        """Process tasks until SIGTERM or SIGINT, then shut down.
+
+        A second signal hurries: what runs is cancelled at once. SIGTSTP only stops fetching.
+        """
         await self.start()
         assert self._supervisor is not None  # noqa: S101 - start has made it
         signals = asyncio.get_running_loop().create_task(self._listen_to_signals())
         try:
-            await asyncio.wait({self._supervisor, signals}, return_when=asyncio.FIRST_COMPLETED)
-            closing = asyncio.get_running_loop().create_task(self.shutdown())
-            await asyncio.shield(closing)
+            await asyncio.wait({self._supervisor})
         finally:
             await self.shutdown()
             signals.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await signals
-        if self._supervisor.done() and not self._supervisor.cancelled() and (bug := self._supervisor.exception()):
+            await asyncio.gather(signals, return_exceptions=True)
+        if not self._supervisor.cancelled() and (bug := self._supervisor.exception()) is not None:
             raise bug
 
     async def _listen_to_signals(self) -> None:
@@ -207,15 +204,16 @@ class Server:
                     self.stop()
                 elif self._closing is None:
                     log.info("%s received: shutting down", signal.Signals(number).name)
-                    self._closing = asyncio.get_running_loop().create_task(self._shutdown(self._engine))  # type: ignore[arg-type]
-                    self._closing.add_done_callback(lambda _: None)
-                    self._ending(self._closing)
+                    self._close_soon()
                 else:
                     log.warning("%s received again: cancelling what runs", signal.Signals(number).name)
                     self.hurry()
 
-    def _ending(self, closing: asyncio.Task[None]) -> None:
-        """run() waits for the supervisor, which ends with the shutdown."""
+    def _close_soon(self) -> asyncio.Task[None]:
+        if self._closing is None:
+            assert self._engine is not None  # noqa: S101 - only a started server comes here
+            self._closing = asyncio.get_running_loop().create_task(self._shutdown(self._engine))
+        return self._closing
 
     def _supervised(self, supervisor: asyncio.Task[None]) -> None:
         if not supervisor.cancelled() and (bug := supervisor.exception()) is not None:
@@ -284,7 +282,9 @@ class _Engine:
         try:
             async with anyio.create_task_group() as loops:
                 loops.start_soon(scheduler_loop, rdb, queues, contact, self.fetcher.announce)
-                loops.start_soon(lambda: every(INTERVAL, self.recovery.step, contact, first=config.beat + AFTER_CONTACT))
+                loops.start_soon(
+                    lambda: every(INTERVAL, self.recovery.step, contact, first=config.beat + AFTER_CONTACT)
+                )
                 loops.start_soon(lambda: every(config.cleanup_interval, cleanup(rdb, queues), contact))
                 loops.start_soon(cancel_loop, rdb, self._cancel)
                 if config.health_check is not None:

@@ -76,7 +76,9 @@ class Settler:
         if lane.task is None:
             self._idle.clear()
             # Nobody but us holds this task, so no cancellation from outside can tear a write.
-            lane.task = asyncio.get_running_loop().create_task(self._empty(lane), name=f"aioasynq settle {kind.__name__}")
+            lane.task = asyncio.get_running_loop().create_task(
+                self._empty(lane), name=f"aioasynq settle {kind.__name__}"
+            )
 
     async def drain(self, limit: float) -> int:
         """Wait until all is written, at most *limit* seconds; how many outcomes are left."""
@@ -151,7 +153,11 @@ class Settler:
             bare = Leased(leased.queue, leased.id, None, leased.guard)
             killed = Killed(bare, f"outcome could not be written: {error_text(exc)}")
             kill = self._lanes.get((leased.queue, Killed)) or self._open_lane(leased.queue, Killed)
-            return (await self._until_answered(kill.write, [_Waiting(killed, None)], Receipt(f"{self._name}:alone:{leased.id}", 1)))[0]
+            return (
+                await self._until_answered(
+                    kill.write, [_Waiting(killed, None)], Receipt(f"{self._name}:alone:{leased.id}", 1)
+                )
+            )[0]
 
 
 def _take(waiting: deque[_Waiting]) -> list[_Waiting]:

@@ -8,9 +8,15 @@ local function clock(sent)
   return tonumber(time[1]) + tonumber(time[2]) / 1000000
 end
 
--- A moment as a score. Milliseconds are kept; Lua's own tostring() would round unix time to 14 digits.
+-- A moment as a score, in milliseconds, rounded up so that nothing is due early. (Lua's own tostring() would round
+-- unix time to 14 digits.)
 local function score(seconds)
-  return string.format("%.3f", seconds)
+  return string.format("%.3f", math.ceil(seconds * 1000 - 0.001) / 1000)
+end
+
+-- Now as a bound for scores, as exact as it is known.
+local function bound(now)
+  return string.format("%.6f", now)
 end
 
 -- The end of a lease of ours: never a whole second, for that is how Go's leases look.

@@ -12,7 +12,7 @@
 
 local now, prefix = clock(ARGV[1]), ARGV[2]
 local source = string.sub(KEYS[1], #prefix + 1)
-local ids = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", score(now), "LIMIT", 0, ARGV[3])
+local ids = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", bound(now), "LIMIT", 0, ARGV[3])
 local ready, grouped, strays = {}, {}, {}
 for _, id in ipairs(ids) do
   local state = state_of(prefix .. "t:" .. id)

@@ -8,7 +8,7 @@
 --
 -- Returns how many ids were removed.
 
-local ids = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", score(clock(ARGV[1])), "LIMIT", 0, ARGV[3])
+local ids = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", bound(clock(ARGV[1])), "LIMIT", 0, ARGV[3])
 for _, id in ipairs(ids) do
   redis.call("ZREM", KEYS[1], id)
   if state_of(ARGV[2] .. id) == "completed" then

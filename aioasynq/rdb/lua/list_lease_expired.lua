@@ -12,7 +12,7 @@
 
 local now = clock(ARGV[1])
 local ours, theirs = now - tonumber(ARGV[2]), now - tonumber(ARGV[3])
-local ended = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", score(math.max(ours, theirs)), "WITHSCORES")
+local ended = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", bound(math.max(ours, theirs)), "WITHSCORES")
 local found, limit = {}, tonumber(ARGV[5]) * 5
 for i = 1, #ended, 2 do
   local id, lease = ended[i], redis.call("ZSCORE", KEYS[1], ended[i])

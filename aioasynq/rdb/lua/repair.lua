@@ -46,7 +46,7 @@ for _, id in ipairs(ids) do
   check(id)
 end
 if offset == 0 then
-  for _, id in ipairs(redis.call("ZRANGEBYSCORE", KEYS[2], "-inf", score(now), "LIMIT", 0, ARGV[4])) do
+  for _, id in ipairs(redis.call("ZRANGEBYSCORE", KEYS[2], "-inf", bound(now), "LIMIT", 0, ARGV[4])) do
     check(id)
   end
 end

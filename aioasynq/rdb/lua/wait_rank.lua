@@ -9,7 +9,7 @@
 -- Returns how many servers stand before this one.
 
 local now = clock(ARGV[1])
-redis.call("ZREMRANGEBYSCORE", KEYS[1], "-inf", score(now))
+redis.call("ZREMRANGEBYSCORE", KEYS[1], "-inf", bound(now))
 redis.call("ZADD", KEYS[1], score(now + tonumber(ARGV[2])), ARGV[3])
 local before = 0
 for _, name in ipairs(redis.call("ZRANGE", KEYS[1], 0, -1)) do
