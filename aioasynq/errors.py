@@ -113,11 +113,14 @@ class BrokerError(AioasynqError):
     """Redis could not be reached in time, or its answer made no sense.
 
     ``maybe_done`` is true when a write was under way and its reply never came: it may or may not have happened.
+    ``answered`` is true when Redis did answer, with an error: its memory is full, it is a replica, a key is of a
+    wrong kind.
     """
 
-    def __init__(self, text: str, *, maybe_done: bool = False) -> None:
+    def __init__(self, text: str, *, maybe_done: bool = False, answered: bool = False) -> None:
         super().__init__(text)
         self.maybe_done = maybe_done
+        self.answered = answered
 
 
 class BrokerRefusedError(BrokerError):

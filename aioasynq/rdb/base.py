@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -111,33 +111,46 @@ class Operations:
         """A call without a receipt is the only one of its caller."""
         return receipt or Receipt(uuid.uuid4().hex, 1)
 
-    async def _run(self, script: Script, keys: Sequence[str], args: Iterable[Arg], *, writes: bool = True) -> Any:
+    async def _run(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Arg],
+        *,
+        writes: bool = True,
+        repeated: Sequence[Arg] | None = None,
+    ) -> Any:
         """Run *script* to its end, repeating it while the operation timeout allows, even if the caller is cancelled.
 
         A script that writes must bear to be repeated: it carries a receipt, or does no more the second time.
+        *repeated* are the arguments of a repeat, where they differ.
 
         Raises:
             BrokerRefusedError: Redis refuses this user or this password.
             BrokerError: Redis could not be reached in time, or answered with an error.
         """
-        command = (script.sha, len(keys), *keys, *args)
+        sent = args
 
         async def call() -> Any:
+            nonlocal sent
+            now, sent = sent, args if repeated is None else repeated
             try:
-                return await self._redis.execute_command("EVALSHA", *command)
+                return await self._redis.execute_command("EVALSHA", script.sha, len(keys), *keys, *now)
             except NoScriptError:
-                return await self._redis.execute_command("EVAL", script.text, *command[1:])
+                return await self._redis.execute_command("EVAL", script.text, len(keys), *keys, *now)
 
-        return await self._to_end(script.name, call, writes=writes)
+        return await self._plain(script.name, call, writes=writes)
 
-    async def _plain(self, what: str, call: Callable[[], Awaitable[T]], *, writes: bool = False) -> T:
-        """The same for a plain command, which must bear to be repeated too."""
-        return await self._to_end(what, call, writes=writes)
+    async def _plain(
+        self, what: str, call: Callable[[], Awaitable[T]], *, writes: bool = False, timeout: float | None = None
+    ) -> T:
+        """The same for a plain command, which must bear to be repeated too.
 
-    async def _to_end(self, what: str, call: Callable[[], Awaitable[T]], *, writes: bool) -> T:
-        # A task of its own, which nobody outside holds: task.cancel(), asyncio.timeout and wait_for cut through any
-        # shield that is only a scope, and a reply that nobody reads strands the tasks it names.
-        return await self._owned(self._repeat(what, call, writes=writes))
+        It runs in a task of its own, which nobody outside holds: ``task.cancel()``, ``asyncio.timeout`` and
+        ``wait_for`` cut through any shield that is only a scope, and a reply that nobody reads strands the tasks it
+        names.
+        """
+        return await self._owned(self._repeat(what, call, self._timeout if timeout is None else timeout, writes=writes))
 
     async def _owned(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.get_running_loop().create_task(work)
@@ -150,9 +163,9 @@ class Operations:
         if not task.cancelled():
             task.exception()  # seen, also when the caller has gone
 
-    async def _repeat(self, what: str, call: Callable[[], Awaitable[T]], *, writes: bool) -> T:
+    async def _repeat(self, what: str, call: Callable[[], Awaitable[T]], timeout: float, *, writes: bool) -> T:
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._timeout
+        end = loop.time() + timeout
         pause = 0.0
         sent = False
         while True:
@@ -173,7 +186,7 @@ class Operations:
             except (ResponseError, RedisError) as exc:
                 if any(text in str(exc) for text in _REFUSED_TEXTS):
                     raise BrokerRefusedError(self._text(what, exc)) from exc
-                raise BrokerError(self._text(what, exc)) from exc
+                raise BrokerError(self._text(what, exc), answered=True) from exc
 
     def _text(self, what: str, exc: BaseException) -> str:
         reason = str(exc) or type(exc).__name__
@@ -199,6 +212,11 @@ class Operations:
         """Wait until no operation is under way."""
         while self._under_way:
             await asyncio.wait(self._under_way)
+
+    def abort(self) -> None:
+        """Give up what is under way, as if the process died; for the very end, when Redis does not answer."""
+        for task in tuple(self._under_way):
+            task.cancel()
 
     async def aclose(self) -> None:
         """Let operations end, then close the connections, unless the client was handed in."""

@@ -262,10 +262,11 @@ class Lifecycle(Operations):
             if wanted <= 0:
                 batch.dry = False
                 break
-            call, arguments = dequeue_call(
+            places, args = dequeue_call(
                 queue, min(wanted, MAX_BATCH), owner, lease, self._receipt(receipt), self.clock_argument(), again=again
             )
-            add_to_batch(batch, queue, owner, await self._run(_DEQUEUE, call, arguments))
+            answer = await self._run(_DEQUEUE, places, args, repeated=(*args[:-1], 1))
+            add_to_batch(batch, queue, owner, answer)
         return batch
 
     # ── ends of a task ──

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.cluster import RedisCluster
 
@@ -47,15 +47,16 @@ class Processes(Operations):
         found: list[tuple[ServerInfo, dict[str, WorkerInfo]]] = []
         members = await self._plain("ZRANGEBYSCORE", lambda: self._redis.zrangebyscore(keys.servers(), now, "+inf"))
         for member in members:
-            data = await self._plain("GET", lambda m=member: self._redis.execute_command("GET", m))  # type: ignore[misc]
+            data = await self._ask("GET", member)
             if data is None:
                 continue
             info = decode_server(data)
-            workers = await self._plain(
-                "HGETALL", lambda i=info: self._redis.execute_command("HGETALL", _keys_of(i)[1])
-            )  # type: ignore[misc]
+            workers = await self._ask("HGETALL", _keys_of(info)[1])
             found.append((info, {task_id.decode(): decode_worker(worker) for task_id, worker in workers.items()}))
         return found
+
+    async def _ask(self, *command: Any) -> Any:
+        return await self._plain(str(command[0]), lambda: self._redis.execute_command(*command))
 
     async def clear_process_info(self, info: ServerInfo) -> None:
         """Take back all that a server said about itself."""

@@ -46,15 +46,15 @@ class RDB(Lifecycle, Upkeep, Processes):
         """
         await self._plain("PING", lambda: self._redis.execute_command("PING"))
 
-    async def check_server(self) -> tuple[int, ...]:
-        """Look whether this Redis will do, and return its version.
+    async def check_server(self, *, timeout: float | None = None) -> tuple[int, ...]:
+        """Look whether this Redis will do, and return its version; in at most *timeout* seconds, else the usual limit.
 
         Raises:
             BrokerRefusedError: wrong password, missing permission, or older than 6.2.
             BrokerError: it cannot be reached.
         """
         try:
-            info = _parse_info(await self._plain("INFO", self._info))
+            info = _parse_info(await self._plain("INFO", self._info, timeout=timeout))
         except BrokerRefusedError as exc:
             if "NOPERM" not in str(exc) and "no permissions" not in str(exc):
                 raise

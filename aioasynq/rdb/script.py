@@ -6,7 +6,7 @@ import hashlib
 import re
 from importlib.resources import files
 
-_LUA = files(__package__) / "lua"
+_LUA = files("aioasynq.rdb") / "lua"
 _USES = re.compile(r"^-- uses: (.+)$", re.MULTILINE)
 
 

@@ -73,8 +73,9 @@ class WaitingConnection:
             await self.close()
             reason = str(exc) or "no answer in time"
             text = f"waiting for tasks of {self._queue!r} failed on {self._rdb.address}: {reason}"
-            refused = isinstance(exc, ResponseError)  # the wait itself was refused, so the ride was read, too, and lost
-            raise BrokerError(text, maybe_done=ride is not None and (sent or refused)) from exc
+            raise BrokerError(
+                text, maybe_done=ride is not None and sent, answered=isinstance(exc, ResponseError)
+            ) from exc
         except BaseException:
             await self.close()
             raise
@@ -88,7 +89,7 @@ class WaitingConnection:
                 await connection.connect()
                 self._connection = connection
                 await connection.send_packed_command(connection.pack_command("CLIENT", "ID"), check_health=False)
-                self._client_id = int(await connection.read_response())
+                self._client_id = int(await connection.read_response() or 0)
         return self._connection
 
     async def _ask(

@@ -31,8 +31,8 @@ async def cancel_loop(rdb: RDB, cancel: Callable[[str], None]) -> None:
                 message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=SILENCE)
                 if message is None:
                     await pubsub.ping()
-                elif message["type"] == "message":
-                    cancel(message["data"].decode("utf-8", "replace"))
+                elif isinstance(task_id := message["data"], bytes):
+                    cancel(task_id.decode("utf-8", "replace"))
         except (RedisError, OSError, TimeoutError) as exc:
             log.debug("listening for cancelations was interrupted: %s", exc)
         finally:

@@ -113,10 +113,11 @@ class Consumers:
         )
         CURRENT.set(task)
         value: object = None
-        error: BaseException | None = None
+        error: BaseException | None = asyncio.CancelledError()  # stays when it was to end before it began
         if running.why is None:
             try:
                 value = await self._handle(task)
+                error = None
             except BaseException as exc:  # noqa: BLE001 - whatever a handler raises is its task's affair
                 error = exc
         if running.timer is not None:
@@ -125,14 +126,20 @@ class Consumers:
             log.warning("%s, which had been left to itself, has ended; its outcome is thrown away", _name(running))
             return
         running.ended = True
-        error = self._reason(running, error)
-        if error is None:
-            self._succeeded(running, value)
-        else:
-            await self._failed(running, task, error)
-        self._free()
-        if isinstance(error, KeyboardInterrupt):
-            raise error
+        raised = error
+        try:
+            error = self._reason(running, raised)
+            if error is None:
+                self._succeeded(running, value)
+            else:
+                await self._failed(running, task, error)
+        except Exception:
+            log.exception("%s could not be settled; its lease decides", _name(running))
+            self._held.discard(running)
+        finally:
+            self._free()
+        if isinstance(raised, KeyboardInterrupt):
+            raise raised
 
     def _result_writer(self, leased: Leased) -> Callable[[bytes], Awaitable[int]]:
         rdb = self._rdb
@@ -174,9 +181,7 @@ class Consumers:
             return
         running.ended = running.abandoned = True
         log.error("%s did not end when cancelled (%s) and is left to itself", _name(running), _why(running))
-        error = self._reason(running, None)
-        if error is None:
-            error = TaskCancelledError()
+        error = self._reason(running, None) or TaskCancelledError()
         task = self._loop.create_task(self._end_abandoned(running, error), context=self._context.copy())
         self._extra.add(task)
         task.add_done_callback(self._extra.discard)
@@ -203,9 +208,11 @@ class Consumers:
         match running.why:
             case None:
                 return TaskCancelledError() if isinstance(raised, asyncio.CancelledError) else raised
-            case Why.SHUTDOWN if not isinstance(raised, asyncio.CancelledError) and not running.abandoned:
-                return raised  # it finished after all
-            case Why.TIMEOUT | Why.DEADLINE | Why.CANCELLED if isinstance(raised, SkipRetry | RevokeTask):
+            case Why.SHUTDOWN if raised is None and not running.abandoned:
+                return None  # it finished after all
+            case Why.TIMEOUT | Why.DEADLINE | Why.CANCELLED | Why.SHUTDOWN if isinstance(
+                raised, SkipRetry | RevokeTask
+            ):
                 return raised
             case Why.TIMEOUT:
                 return TaskTimeoutError(running.msg.timeout or DEFAULT_TIMEOUT)

@@ -1,15 +1,21 @@
-"""Contact with Redis: one log line when it is lost, one when it is back, and who wants to know."""
+"""Contact with Redis: one log line when it is lost, one when it is back, and how long to wait between two tries."""
 
 from __future__ import annotations
 
 import logging
 import random
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aioasynq.errors import BrokerError
 
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
+_REFUSAL_PAUSE = 1.0
+_SAME_REFUSAL = 60.0  #: seconds in which the same refusal is logged once
 
 
 class Contact:
@@ -19,6 +25,7 @@ class Contact:
         self._address = address
         self._lost_at: float | None = None
         self._pause = _FIRST_PAUSE
+        self._refusals: dict[str, float] = {}
         self.since = time.monotonic()  #: when contact was made, monotonic seconds
 
     @property
@@ -26,8 +33,11 @@ class Contact:
         """Redis answered when last asked."""
         return self._lost_at is None
 
-    def lost(self, error: BaseException) -> float:
+    def lost(self, error: BrokerError) -> float:
         """An operation failed; returns how many seconds to wait before the next try, with jitter."""
+        if error.answered:
+            self._refused(str(error))
+            return _REFUSAL_PAUSE * random.uniform(0.8, 1.2)
         if self._lost_at is None:
             self._lost_at = time.monotonic()
             self._pause = _FIRST_PAUSE
@@ -43,3 +53,12 @@ class Contact:
             log.warning("contact with Redis at %s again after %.1f s", self._address, now - self._lost_at)
             self._lost_at = None
             self.since = now
+
+    def _refused(self, text: str) -> None:
+        now = time.monotonic()
+        if now < self._refusals.get(text, 0.0):
+            return
+        if len(self._refusals) > 100:
+            self._refusals.clear()
+        self._refusals[text] = now + _SAME_REFUSAL
+        log.warning("Redis refuses: %s; trying again", text)

@@ -152,25 +152,13 @@ class Fetcher:
         return sum(state.riding for state in self._queues.values())
 
     async def _round(self, places: int, awake: list[_Queue]) -> None:
-        try:
-            if self._config.strict_priority:
-                await self._strict_round(places)
-            elif len(awake) == 1:
-                await self._fetch(awake[0], min(places, awake[0].limit))
-            else:
-                counts = draw({state.name: self._weights[state.name] for state in awake}, places, self._random)
-                fetches = [
-                    self._fetch(self._queues[queue], min(count, self._queues[queue].limit))
-                    for queue, count in counts.items()
-                    if count
-                ]
-                for result in await asyncio.gather(*fetches, return_exceptions=True):
-                    if isinstance(result, BaseException):
-                        raise result
-        except BrokerError as exc:
-            await self._pause(self._contact.lost(exc))
+        if self._config.strict_priority:
+            await self._strict_round(places)
+        elif len(awake) == 1:
+            await self._fetch(awake[0], places)
         else:
-            self._contact.made()
+            counts = draw({state.name: self._weights[state.name] for state in awake}, places, self._random)
+            await asyncio.gather(*(self._fetch(self._queues[queue], count) for queue, count in counts.items() if count))
 
     async def _strict_round(self, places: int) -> None:
         """Ask in order of priority; a lower queue gets a place only when the higher ones are empty."""
@@ -180,15 +168,23 @@ class Fetcher:
                 continue  # watched, and nothing has come
             if state.timer is not None:
                 continue  # paused, or looked at only now and then
-            await self._fetch(state, min(places, state.limit))
+            await self._fetch(state, places)
             if state.awake or self._stopping:
                 return
             places = self._places()
             if places <= 0:
                 return
 
-    async def _fetch(self, state: _Queue, count: int) -> None:
-        batch = await self._until_answered(state, count)
+    async def _fetch(self, state: _Queue, places: int) -> None:
+        """Ask one queue for tasks; what is wrong with it keeps no other from being asked."""
+        count = min(places, state.limit)
+        try:
+            batch = await self._until_answered(state, count)
+        except BrokerError as exc:
+            self._sleep(state)
+            self._look_later(state, self._contact.lost(exc))
+            return
+        self._contact.made()
         if batch.paused:
             self._sleep(state)
             self._look_later(state)
@@ -221,7 +217,7 @@ class Fetcher:
             log.error("task %s of queue %s goes to the archive: %s", leased.id, leased.queue, leased.error)
             self._settler.add(Killed(leased, leased.error))
         if self._stopping:
-            for leased in batch.tasks:
+            for leased in reversed(batch.tasks):  # the last one given back runs first
                 self._settler.add(Requeued(leased))
             return
         if batch.tasks:
@@ -246,9 +242,10 @@ class Fetcher:
         state.awake = True
         self._wake.set()
 
-    def _look_later(self, state: _Queue) -> None:
-        if state.timer is None:
-            delay = LOOK_INTERVAL * random.uniform(0.9, 1.1)
+    def _look_later(self, state: _Queue, delay: float | None = None) -> None:
+        if state.timer is None and not self._stopping:
+            if delay is None:
+                delay = LOOK_INTERVAL * random.uniform(0.9, 1.1)
             state.timer = asyncio.get_running_loop().call_later(delay, self._awaken, state)
 
     async def _pause(self, seconds: float) -> None:
@@ -345,7 +342,7 @@ class Fetcher:
                     state.name, count=1, owner=ride.owner, lease=ride.lease, receipt=ride.receipt, again=True
                 )
             except BrokerError as exc:
-                if self._stopping:
+                if self._stopping or exc.answered:
                     return None  # the lease decides
                 await self._pause(self._contact.lost(exc))
             else:

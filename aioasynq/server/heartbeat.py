@@ -116,6 +116,7 @@ class Heartbeat:
                 await self._sleep(min(LOOK_INTERVAL, max(0.0, next_beat - time.monotonic())))
             await self._farewell(rdb)
         finally:
+            rdb.abort()
             await rdb.aclose()
 
     async def _sleep(self, seconds: float) -> None:

@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 H = TypeVar("H", bound="Handler")
 
+START_LIMIT = 1.0  #: seconds the first look at Redis may take; without it the server starts all the same
 SETTLE_LIMIT = 0.5  #: seconds that outcomes may take to be written at the end
 LAST_GRACE = 0.2  #: seconds a handler may take to end when the shutdown limit is over
 
@@ -136,7 +137,7 @@ class Server:
         rdb, owned = open_rdb(self._redis)
         contact = Contact(rdb.address)
         try:
-            await rdb.check_server()
+            await rdb.check_server(timeout=START_LIMIT)
         except BrokerRefusedError:
             if owned:
                 await rdb.aclose()
@@ -306,6 +307,7 @@ class _Engine:
         left = [running for running in self.held.snapshot() if not running.ended]
         if left:
             log.warning("%d tasks did not finish in time and go back to their queues", len(left))
+            left.sort(key=lambda running: running.began, reverse=True)  # the last one given back runs first
             for running in left:
                 self.consumers.cancel(running, Why.SHUTDOWN, LAST_GRACE)
             await self._until_idle(LAST_GRACE + 0.1, None)
@@ -337,6 +339,7 @@ class _Engine:
         await self.heartbeat.stop()
         self.threads.close()
         if self._owned:
+            self._rdb.abort()
             await self._rdb.aclose()
         else:
             await self._rdb.settled()

@@ -100,7 +100,7 @@ class Settler:
         rdb, config = self._rdb, self._config
         writes: dict[type[Outcome], Write] = {
             Done: lambda items, receipt: rdb.done([item.leased for item in items], receipt=receipt),
-            Requeued: lambda items, receipt: rdb.requeue([item.leased for item in items], receipt=receipt),
+            Requeued: self._requeue,
             Completed: lambda items, receipt: rdb.mark_as_complete(items, receipt=receipt),
             Failed: lambda items, receipt: rdb.retry(items, receipt=receipt),
             Killed: lambda items, receipt: rdb.kill(
@@ -113,6 +113,11 @@ class Settler:
         lane = _Lane(Receipts(f"{self._name}:{kind.__name__.lower()}"), writes[kind])
         self._lanes[queue, kind] = lane
         return lane
+
+    async def _requeue(self, items: Sequence[Requeued], receipt: Receipt) -> list[bool]:
+        """Give tasks back so that the one handed over last runs first: each goes before those given back earlier."""
+        answers = await self._rdb.requeue([item.leased for item in reversed(items)], receipt=receipt)
+        return answers[::-1]
 
     async def _empty(self, lane: _Lane) -> None:
         try:
@@ -144,7 +149,7 @@ class Settler:
                 return answers
 
     async def _alone(self, lane: _Lane, waiting: _Waiting) -> bool:
-        """Write one outcome of a batch that could not be encoded; the one that is to blame goes to the archive as it is."""
+        """Write one outcome of a batch that could not be encoded; the one to blame goes to the archive as it is."""
         try:
             return (await self._until_answered(lane.write, [waiting], lane.receipts.next()))[0]
         except Exception as exc:

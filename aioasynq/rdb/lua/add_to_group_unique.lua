@@ -17,7 +17,7 @@ if before then
 end
 redis.call("SCARD", KEYS[2]) -- fails here, before anything is written, when the key is no set
 local now = math.floor(clock(ARGV[2]))
-local answers, stored = {}, false
+local answers = {}
 local arg = 3
 for i = 3, #KEYS, 3 do
   local task, group, unique = KEYS[i], KEYS[i + 1], KEYS[i + 2]
@@ -32,10 +32,7 @@ for i = 3, #KEYS, 3 do
     redis.call("SET", unique, id, "EX", ttl)
     redis.call("HSET", task, "msg", msg, "state", "aggregating", "group", name)
     redis.call("SADD", KEYS[2], name)
-    answers[#answers + 1], stored = 1, true
+    answers[#answers + 1] = 1
   end
-end
-if not stored then
-  return answers
 end
 return remember(KEYS[1], ARGV[1], answers)

@@ -34,8 +34,7 @@ for i = 3, #KEYS, 2 do
     answers[#answers + 1] = 1
   end
 end
-if #added == 0 then
-  return answers
+if #added > 0 then
+  redis.call("LPUSH", KEYS[2], unpack(added))
 end
-redis.call("LPUSH", KEYS[2], unpack(added))
 return remember(KEYS[1], ARGV[1], answers)

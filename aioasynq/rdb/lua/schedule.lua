@@ -16,7 +16,7 @@ if before then
 end
 redis.call("ZCARD", KEYS[2]) -- fails here, before anything is written, when the key is no sorted set
 local now = clock(ARGV[2])
-local answers, stored = {}, false
+local answers = {}
 for i = 3, #KEYS do
   local arg = 3 * i - 6
   local id, msg, when = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2]
@@ -25,10 +25,7 @@ for i = 3, #KEYS do
   else
     redis.call("HSET", KEYS[i], "msg", msg, "state", "scheduled")
     redis.call("ZADD", KEYS[2], due(when, now), id)
-    answers[#answers + 1], stored = 1, true
+    answers[#answers + 1] = 1
   end
-end
-if not stored then
-  return answers
 end
 return remember(KEYS[1], ARGV[1], answers)

@@ -17,7 +17,7 @@ if before then
 end
 redis.call("ZCARD", KEYS[2]) -- fails here, before anything is written, when the key is no sorted set
 local now = clock(ARGV[2])
-local answers, stored = {}, false
+local answers = {}
 local arg = 3
 for i = 3, #KEYS, 2 do
   local task, unique = KEYS[i], KEYS[i + 1]
@@ -31,10 +31,7 @@ for i = 3, #KEYS, 2 do
     redis.call("SET", unique, id, "EX", ttl)
     redis.call("HSET", task, "msg", msg, "state", "scheduled", "unique_key", unique)
     redis.call("ZADD", KEYS[2], due(when, now), id)
-    answers[#answers + 1], stored = 1, true
+    answers[#answers + 1] = 1
   end
-end
-if not stored then
-  return answers
 end
 return remember(KEYS[1], ARGV[1], answers)
