@@ -76,9 +76,11 @@ lint: .venv/.installed ## ruff, and luacheck where it is installed
 	else echo 'luacheck is not installed (Debian: lua-check): the Lua scripts were not linted'; fi
 
 .PHONY: types
-types: .venv/.installed ## mypy and pyright
-	$(BIN)/mypy
-	$(BIN)/pyright
+types: mypy pyright ## mypy and pyright
+
+.PHONY: mypy pyright
+mypy pyright: .venv/.installed
+	$(BIN)/$@
 
 # Code that an old protoc generates loads with that protobuf and all later ones, never the other way round: this one is
 # of the oldest protobuf that pyproject.toml allows (6.30). The file is named from the root, as that name is registered.

