@@ -77,7 +77,7 @@ def worker(
         typer.Option(metavar="SECONDS", help="How long tasks may go on once the worker has to stop. Default: 8."),
     ] = None,
 ) -> None:
-    """Process tasks until SIGTERM or SIGINT, then let those that run finish; a second signal gives them back at once."""
+    """Process tasks until SIGTERM or SIGINT, then let what runs finish; a second signal gives it back at once."""
     found = _load(target)
     mux = found.mux if isinstance(found, Server) else found
     if not mux.patterns:

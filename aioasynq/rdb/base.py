@@ -135,9 +135,15 @@ class Operations:
             nonlocal sent
             now, sent = sent, args if repeated is None else repeated
             try:
-                return await self._redis.execute_command("EVALSHA", script.sha, len(keys), *keys, *now)
+                return await send((*keys, *now))
+            except UnicodeEncodeError:  # an id that is no text: it came out of Redis escaped, and goes back as it was
+                return await send([_unescaped(word) for word in (*keys, *now)])
+
+        async def send(words: Sequence[Arg]) -> Any:
+            try:
+                return await self._redis.execute_command("EVALSHA", script.sha, len(keys), *words)
             except NoScriptError:
-                return await self._redis.execute_command("EVAL", script.text, len(keys), *keys, *now)
+                return await self._redis.execute_command("EVAL", script.text, len(keys), *words)
 
         return await self._plain(script.name, call, writes=writes)
 
@@ -223,6 +229,10 @@ class Operations:
         await self.settled()
         if self._link.owned:
             await self._redis.aclose()
+
+
+def _unescaped(word: Arg) -> Arg:
+    return word.encode("utf-8", "surrogateescape") if isinstance(word, str) else word
 
 
 def _never_sent(exc: BaseException) -> bool:

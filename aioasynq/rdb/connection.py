@@ -95,9 +95,11 @@ def _from_url(url: str) -> tuple[AnyRedis, str]:
             health_check_interval=0,
         )
     except (ValueError, TypeError) as exc:
+        # What urllib takes for a port may be the half of a password that has a slash in it.
+        why = "its port is no number; a slash in a password is written %2F" if "Port could" in str(exc) else exc
         raise ValueError(
-            f"redis must be a URL like redis://localhost:6379/0, got {_without_password(url)!r}: {exc}"
-        ) from exc
+            f"redis must be a URL like redis://localhost:6379/0, got {_without_password(url)!r}: {why}"
+        ) from None
     client = aioredis.Redis.from_pool(pool)
     return client, _address_of(client)
 

@@ -6,6 +6,8 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any, Self
 
+from redis.asyncio.cluster import RedisCluster
+
 from aioasynq.errors import BrokerError, BrokerRefusedError
 from aioasynq.rdb.connection import Link
 from aioasynq.rdb.lifecycle import Lifecycle
@@ -75,7 +77,7 @@ class RDB(Lifecycle, Upkeep, Processes):
 
     async def _info(self) -> Any:
         target: dict[str, Any] = {}
-        if hasattr(self._redis, "get_default_node"):
+        if isinstance(self._redis, RedisCluster):
             await self._redis.initialize()
             target = {"target_nodes": self._redis.get_default_node()}
         return await self._redis.execute_command("INFO", **target)

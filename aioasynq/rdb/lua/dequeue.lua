@@ -50,7 +50,7 @@ end
 local wanted = tonumber(ARGV[6])
 local waiting = redis.call("LRANGE", KEYS[2], -wanted, -1)
 local ids, taken, strays, bytes = {}, {}, {}, 0
-local state, looked = 1, 0
+local state, looked, seen = 1, 0, {}
 if #waiting < wanted then
   state = 0
 end
@@ -58,8 +58,8 @@ for i = #waiting, 1, -1 do
   local id = waiting[i]
   local task = prefix .. "t:" .. id
   local found = redis.pcall("HMGET", task, "state", "msg")
-  local stray = false
-  if found[1] ~= "pending" then
+  local stray = seen[id] -- the id stands in the list twice
+  if not stray and found[1] ~= "pending" then
     local at = state_of(task)
     stray = at == nil or held(prefix, id, at)
   end
@@ -72,6 +72,7 @@ for i = #waiting, 1, -1 do
       state = 1
       break
     end
+    seen[id] = true
     ids[#ids + 1] = id
     taken[#taken + 1] = id
     taken[#taken + 1] = msg
