@@ -503,6 +503,7 @@ class _Side(asyncio.Protocol):
             self.transport.abort()
             return
         self.link.update_reading()
+        self._proxy.loop.call_soon(self.link.update_reading)  # uvloop starts to read only after this
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
