@@ -1,0 +1,166 @@
+"""Each example runs as a reader would run it, on a real Redis, and prints what it should."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, STDOUT
+from pathlib import Path
+
+import httpx
+import pytest
+
+from aioasynq import keys
+from aioasynq.devserver import ENV_URL, free_port
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+PATIENCE = 30  # seconds until an example counts as one that does not end
+
+PRINTED = {
+    "quickstart.py": [
+        "email:welcome is pending in queue default",
+        "a welcome in it to user 42",
+    ],
+    "raw_and_typed.py": [
+        "image:rotate: raw, b'left' and {'trace': 'abc'} from queue default",
+        "image:resize: raw, 1000 bytes, try 1 of 26",
+        'report: typed, 2026 and [\'sales\', \'tax\']; the payload is {"year":2026,"kinds":["sales","tax"]}',
+        "count: 499500, counted in a thread",
+        "report: archived at once, payload of task 'report' does not fit its handler: missing 'kinds'",
+        "called directly, it is the plain function: 3, counted in the main thread",
+    ],
+    "scheduled.py": [
+        "after 1.2 s: scheduled",
+        "after 0.4 s: scheduled",
+        "at a moment: scheduled",
+        "at once: pending",
+        "started: at once",
+        "started: after 0.4 s",
+        "started: at a moment",
+        "started: after 1.2 s",
+    ],
+    "unique.py": [
+        "user 1 is about to be synced already",
+        "there is a task invoice-7 in queue default already",
+        "synced user 1",
+        "synced user 2",
+        "wrote invoice 7",
+        "user 1 can be synced again",
+    ],
+    "shutdown.py": [
+        "both run; the server is told to stop",
+        "the short one has finished",
+        "the long one is cancelled, and may clean up",
+        "the server has ended",
+        "the long one has finished, failures counted: 0",
+    ],
+    "middleware.py": [
+        "hello begins",
+        "hello nobody",
+        "hello ends",
+        "image:resize begins",
+        "ada resizes to 640",
+        "image:resize ends",
+        "image:resize begins",
+        "image:resize failed: who wants that?",
+        "image:resize ends",
+    ],
+}
+
+#: By task, since the order among them is up to chance.
+RETRIES = {
+    "flaky": ["try 1 of 4: no answer; to be retried", "try 2 of 4: no answer; to be retried", "try 3 of 4: done"],
+    "hopeless": ["try 1 of 2: never works; to be retried", "try 2 of 2: never works; archived"],
+    "invalid": ["try 1 of 26: no such user; archived"],
+    "outdated": ["try 1 of 26: not wanted any more"],
+    "limited": ["try 1 of 1: comes back later", "try 1 of 1: done"],
+}
+
+
+async def run(name: str, url: str) -> list[str]:
+    """What an example prints."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(EXAMPLES / name),
+        stdout=PIPE,
+        stderr=PIPE,
+        env={**os.environ, ENV_URL: url, "PYTHONWARNINGS": "error", "COLUMNS": "120"},
+    )
+    try:
+        async with asyncio.timeout(PATIENCE):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    # How fast it is has nothing to do with a test that shares its machine with others.
+    fine = process.returncode == 0 or (process.returncode == 1 and b"too slow" in out)
+    assert fine, out.decode() + err.decode()
+    return out.decode().splitlines()
+
+
+@pytest.mark.parametrize("name", PRINTED)
+async def test_an_example_prints_what_it_should(redis_url, name):
+    assert await run(name, redis_url) == PRINTED[name]
+
+
+async def test_retries(redis_url, redis):
+    printed: dict[str, list[str]] = {}
+    for line in await run("retries.py", redis_url):
+        task_type, _, text = line.partition(", ")
+        printed.setdefault(task_type, []).append(text)
+    assert printed == RETRIES
+    assert await redis.zcard(keys.archived("default")) == 2
+
+
+async def test_the_web_app(redis_url):
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "uvicorn", "--app-dir", str(EXAMPLES), "--port", str(port), "webapp:app"),
+        stdout=PIPE,
+        stderr=STDOUT,
+        env={**os.environ, ENV_URL: redis_url},
+    )
+    try:
+        assert process.stdout is not None
+        said = b""
+        async with asyncio.timeout(PATIENCE):
+            while b"running on" not in said:
+                said += await process.stdout.readline()
+                assert process.returncode is None, said.decode()
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
+                sent = await http.post("/welcome", json={"user_id": 42})
+                assert (sent.status_code, sent.json()["state"]) == (202, "pending")
+                later = await http.post("/reminders", json={"text": "tea", "seconds": 3600})
+                assert later.json()["state"] == "scheduled"
+                assert (await http.post("/ping")).json()["ms"] < 10_000  # one queue, in order: the first has run by now
+                journal = (await http.get("/journal")).json()["journal"]
+            process.send_signal(signal.SIGTERM)
+            said += (await process.communicate())[0]
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert [(entry["id"], entry["what"]) for entry in journal] == [(sent.json()["id"], "done: wrote to user 42")]
+    assert "Application shutdown complete" in said.decode()
+
+
+async def test_the_demo_leaves_nothing_behind(redis_url, redis):
+    printed = "\n".join(await run("demo.py", redis_url))
+    for text in (
+        "done: paid 100",
+        "is in the archive",
+        "10,000 tasks, enqueued and run by one process",
+        "Go on by hand",
+    ):
+        assert text in printed
+    assert await redis.keys() == []
+
+
+def test_all_examples_are_run():
+    others = {"retries.py", "webapp.py", "demo.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(PRINTED) | others
