@@ -207,7 +207,7 @@ def day(now: float) -> str:
 
 
 def receipt(queue: str, caller: str) -> str:
-    """Hash: number and answer of the last write of *caller*, so that a repeated write is answered, not done twice."""
+    """String: number and answer of the last write of *caller*, so that a repeated write is answered, not done twice."""
     return f"asynq:{{{queue}}}:receipt:{caller}"
 
 

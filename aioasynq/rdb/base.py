@@ -119,11 +119,13 @@ class Operations:
         *,
         writes: bool = True,
         repeated: Sequence[Arg] | None = None,
+        orphaned: Callable[[Any], Awaitable[object]] | None = None,
     ) -> Any:
         """Run *script* to its end, repeating it while the operation timeout allows, even if the caller is cancelled.
 
         A script that writes must bear to be repeated: it carries a receipt, or does no more the second time.
-        *repeated* are the arguments of a repeat, where they differ.
+        *repeated* are the arguments of a repeat, where they differ; *orphaned* is given an answer for which nobody
+        waits any more.
 
         Raises:
             BrokerRefusedError: Redis refuses this user or this password.
@@ -145,10 +147,16 @@ class Operations:
             except NoScriptError:
                 return await self._redis.execute_command("EVAL", script.text, len(keys), *words)
 
-        return await self._plain(script.name, call, writes=writes)
+        return await self._plain(script.name, call, writes=writes, orphaned=orphaned)
 
     async def _plain(
-        self, what: str, call: Callable[[], Awaitable[T]], *, writes: bool = False, timeout: float | None = None
+        self,
+        what: str,
+        call: Callable[[], Awaitable[T]],
+        *,
+        writes: bool = False,
+        timeout: float | None = None,
+        orphaned: Callable[[T], Awaitable[object]] | None = None,
     ) -> T:
         """The same for a plain command, which must bear to be repeated too.
 
@@ -156,13 +164,19 @@ class Operations:
         ``wait_for`` cut through any shield that is only a scope, and a reply that nobody reads strands the tasks it
         names.
         """
-        return await self._owned(self._repeat(what, call, self._timeout if timeout is None else timeout, writes=writes))
+        task = self._own(self._repeat(what, call, self._timeout if timeout is None else timeout, writes=writes))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if orphaned is not None:
+                self._own(_hand_over(task, orphaned))
+            raise
 
-    async def _owned(self, work: Coroutine[Any, Any, T]) -> T:
+    def _own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
+        return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._under_way.discard(task)
@@ -229,6 +243,12 @@ class Operations:
         await self.settled()
         if self._link.owned:
             await self._redis.aclose()
+
+
+async def _hand_over(task: asyncio.Task[T], to: Callable[[T], Awaitable[object]]) -> None:
+    await asyncio.wait({task})
+    if not task.cancelled() and task.exception() is None:
+        await to(task.result())
 
 
 def _unescaped(word: Arg) -> Arg:

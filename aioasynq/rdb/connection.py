@@ -5,7 +5,9 @@ Our own clients open a few connections and repeat nothing by themselves: each op
 
 from __future__ import annotations
 
+import inspect
 import os
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.parse import unquote, urlsplit
@@ -36,6 +38,8 @@ _POOL_BOUND = {
     "orig_socket_timeout",
     "orig_socket_connect_timeout",
 }
+# The same for the nodes of a Cluster.
+_CLUSTER_BOUND = {"redis_connect_func", "response_callbacks"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,15 +152,29 @@ def _address_of(client: AnyRedis) -> str:
 
 def _twin(client: AnyRedis) -> AnyRedis:
     if isinstance(client, RedisCluster):
-        kwargs = {k: v for k, v in client.connection_kwargs.items() if k not in _POOL_BOUND}
-        for internal in ("redis_connect_func", "response_callbacks"):
-            kwargs.pop(internal, None)
+        # Among them is what redis-py made of its arguments, such as a connection class of `ssl`.
+        known = inspect.signature(RedisCluster.__init__).parameters.keys() - _POOL_BOUND - _CLUSTER_BOUND
+        kwargs = {k: v for k, v in client.connection_kwargs.items() if k in known}
+        kwargs["ssl"] = issubclass(client.connection_kwargs["connection_class"], aioredis.SSLConnection)
         nodes = [ClusterNode(node.host, node.port) for node in client.nodes_manager.startup_nodes.values()]
         return RedisCluster(startup_nodes=nodes, **kwargs)
     pool = client.connection_pool
     kwargs = {k: v for k, v in pool.connection_kwargs.items() if k not in _POOL_BOUND}
     twin: aioredis.ConnectionPool = aioredis.ConnectionPool(pool.connection_class, max_connections=4, **kwargs)
     return aioredis.Redis.from_pool(twin)
+
+
+def subscriber_of(client: AnyRedis) -> aioredis.Redis:
+    """A client that can subscribe; on a Cluster one of a node drawn by chance.
+
+    A Cluster hands on what is published to all its nodes, and only later versions of redis-py subscribe to a Cluster.
+    """
+    if not isinstance(client, RedisCluster):
+        return client
+    node = random.choice(client.get_nodes() or list(client.nodes_manager.startup_nodes.values()))
+    kwargs = {k: v for k, v in node.connection_kwargs.items() if k not in _POOL_BOUND | _CLUSTER_BOUND}
+    pool: aioredis.ConnectionPool = aioredis.ConnectionPool(node.connection_class, **kwargs)
+    return aioredis.Redis.from_pool(pool)
 
 
 async def connection_for(client: AnyRedis, key: str) -> tuple[AbstractConnection, ClusterNode | None]:

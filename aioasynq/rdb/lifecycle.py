@@ -251,6 +251,8 @@ class Lifecycle(Operations):
     ) -> Batch:
         """Take up to *count* tasks that waited longest, asking the queues in the order given.
 
+        When the caller is cancelled, what was taken for it goes back.
+
         Args:
             owner: a token that no other call uses; what settles the tasks has to show it.
             lease: seconds the tasks stay the owner's without a sign of life.
@@ -265,7 +267,13 @@ class Lifecycle(Operations):
             places, args = dequeue_call(
                 queue, min(wanted, MAX_BATCH), owner, lease, self._receipt(receipt), self.clock_argument(), again=again
             )
-            answer = await self._run(_DEQUEUE, places, args, repeated=(*args[:-1], 1))
+
+            async def give_back(answer: Any, queue: str = queue) -> None:
+                add_to_batch(batch, queue, owner, answer)
+                for name in queues:
+                    await self.requeue([leased for leased in (*batch.tasks, *batch.broken) if leased.queue == name])
+
+            answer = await self._run(_DEQUEUE, places, args, repeated=(*args[:-1], 1), orphaned=give_back)
             add_to_batch(batch, queue, owner, answer)
         return batch
 

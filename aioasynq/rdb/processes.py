@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from redis.asyncio.cluster import RedisCluster
-
 from aioasynq import keys
+from aioasynq.errors import MessageDecodeError
 from aioasynq.message import ServerInfo, WorkerInfo
 from aioasynq.proto.codec import decode_server, decode_worker, encode_server, encode_worker
 from aioasynq.rdb.base import Arg, Operations
+from aioasynq.rdb.connection import subscriber_of
 from aioasynq.rdb.script import Script
 
 if TYPE_CHECKING:
@@ -42,7 +43,10 @@ class Processes(Operations):
         await self._run(_WRITE_PROCESS_INFO, (server, tasks), args)
 
     async def read_process_info(self) -> list[tuple[ServerInfo, dict[str, WorkerInfo]]]:
-        """What the living servers said about themselves and their running tasks, by task id."""
+        """What the living servers said about themselves and their running tasks, by task id.
+
+        What cannot be read is left out, as in asynq.
+        """
         now = await self._expiry(0)
         found: list[tuple[ServerInfo, dict[str, WorkerInfo]]] = []
         members = await self._plain("ZRANGEBYSCORE", lambda: self._redis.zrangebyscore(keys.servers(), now, "+inf"))
@@ -50,9 +54,11 @@ class Processes(Operations):
             data = await self._ask("GET", member)
             if data is None:
                 continue
-            info = decode_server(data)
-            workers = await self._ask("HGETALL", _keys_of(info)[1])
-            found.append((info, {task_id.decode(): decode_worker(worker) for task_id, worker in workers.items()}))
+            try:
+                info = decode_server(data)
+            except MessageDecodeError:
+                continue
+            found.append((info, _readable(await self._ask("HGETALL", _keys_of(info)[1]))))
         return found
 
     async def _ask(self, *command: Any) -> Any:
@@ -71,10 +77,7 @@ class Processes(Operations):
 
     def cancelation_pubsub(self) -> PubSub:
         """A subscription to ids that are to be cancelled, not yet subscribed; the caller closes it."""
-        client = self._redis
-        if isinstance(client, RedisCluster):
-            client = self._link.again()
-        return client.pubsub(ignore_subscribe_messages=True)
+        return subscriber_of(self._redis).pubsub(ignore_subscribe_messages=True)
 
     async def wait_rank(self, queue: str, name: str, *, ttl: float) -> int:
         """Stand in line with the idle servers of *queue* for *ttl* seconds; how many stand before *name*."""
@@ -86,6 +89,14 @@ class Processes(Operations):
 
     async def _expiry(self, ttl: int) -> int:
         return int(await self._redis_now()) + ttl
+
+
+def _readable(workers: Mapping[bytes, bytes]) -> dict[str, WorkerInfo]:
+    found: dict[str, WorkerInfo] = {}
+    for task_id, data in workers.items():
+        with contextlib.suppress(MessageDecodeError):
+            found[task_id.decode("utf-8", "backslashreplace")] = decode_worker(data)
+    return found
 
 
 def _keys_of(info: ServerInfo) -> tuple[str, str]:

@@ -111,7 +111,7 @@ class Upkeep(Operations):
                 restored, left, looked = await self._run(
                     _RESTORE_UNFINISHED,
                     (keys.active(queue), keys.lease(queue), keys.pending(queue)),
-                    (self.clock_argument(), keys.task_prefix(queue), 1 if force else 0, offset, limit),
+                    (self.clock_argument(), keys.prefix(queue), 1 if force else 0, offset, limit),
                 )
                 total += restored
                 offset += left
@@ -125,6 +125,8 @@ class Upkeep(Operations):
             return []
         at_most_a_batch(items)
         queue = items[0].queue
+        if any(leased.queue != queue for leased in items):
+            raise ValueError("the tasks of one call must be of one queue")
         answers = await self._run(
             _EXTEND_LEASE,
             (keys.lease(queue), *(keys.task(queue, leased.id) for leased in items)),
@@ -160,14 +162,14 @@ class Upkeep(Operations):
         for queue in queues:
             offset = 0
             while True:
-                looked, strays, adopted = await self._run(
+                looked, removed, strays, adopted = await self._run(
                     _REPAIR,
                     (keys.active(queue), keys.lease(queue)),
                     (self.clock_argument(), keys.prefix(queue), offset, limit),
                 )
                 repaired.strays.extend(_with_queue(queue, strays))
                 repaired.adopted.extend(_with_queue(queue, adopted))
-                offset += looked
+                offset += max(0, looked - removed)
                 if looked < limit:
                     break
         return repaired

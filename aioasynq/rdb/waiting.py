@@ -68,7 +68,7 @@ class WaitingConnection:
             connection = await self._open()
             sent = True
             self._waiting = True
-            return await self._ask(connection, seconds, ride)
+            return await self._ask(connection, seconds if self.may_unblock else min(seconds, SHORT_WAIT), ride)
         except (RedisError, OSError, TimeoutError, EOFError) as exc:
             await self.close()
             reason = str(exc) or "no answer in time"
@@ -88,9 +88,16 @@ class WaitingConnection:
             async with asyncio.timeout(_GRACE * 2):
                 await connection.connect()
                 self._connection = connection
-                await connection.send_packed_command(connection.pack_command("CLIENT", "ID"), check_health=False)
-                self._client_id = int(await connection.read_response() or 0)
+                try:
+                    self._client_id = int(await self._client(connection, "ID"))
+                    await self._client(connection, "UNBLOCK", self._client_id)  # ends nothing, but tells whether we may
+                except NoPermissionError:
+                    self.may_unblock = False
         return self._connection
+
+    async def _client(self, connection: AbstractConnection, *words: str | int) -> Any:
+        await connection.send_packed_command(connection.pack_command("CLIENT", *words), check_health=False)
+        return await connection.read_response()
 
     async def _ask(
         self, connection: AbstractConnection, seconds: float, ride: Ride | None

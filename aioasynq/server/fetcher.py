@@ -17,7 +17,7 @@ from aioasynq.errors import BrokerError
 from aioasynq.queues import draw, in_priority_order
 from aioasynq.rdb.base import Receipts
 from aioasynq.rdb.lifecycle import Batch, Killed
-from aioasynq.rdb.waiting import LONGEST_WAIT, SHORT_WAIT, Ride, WaitingConnection
+from aioasynq.rdb.waiting import LONGEST_WAIT, Ride, WaitingConnection
 from aioasynq.server.outcome import Requeued
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class _Queue:
         "rank_until",
         "ride_receipts",
         "riding",
+        "slept_at",
         "timer",
         "waiter",
         "waiting",
@@ -61,6 +62,7 @@ class _Queue:
     def __init__(self, name: str, server: str, waiting: WaitingConnection) -> None:
         self.name = name
         self.awake = True
+        self.slept_at = 0.0
         self.limit = 1
         self.fetches = Receipts(f"{server}:fetch")
         self.ride_receipts = Receipts(f"{server}:ride")
@@ -125,6 +127,7 @@ class Fetcher:
             places = self._places()
             awake = [state for state in self._queues.values() if state.awake]
             if awake and places > 0:
+                awake += self._awaken_long_asleep()
                 await self._round(places, awake)
                 continue
             if awake and self._riding():
@@ -233,7 +236,22 @@ class Fetcher:
 
     def _sleep(self, state: _Queue) -> None:
         state.awake = False
+        state.slept_at = time.monotonic()
         state.limit = 1
+
+    def _awaken_long_asleep(self) -> list[_Queue]:
+        """Queues to look at again: nobody waits for them while others have work. (Strict rounds ask them anyway.)"""
+        if self._config.strict_priority:
+            return []
+        before = time.monotonic() - LOOK_INTERVAL
+        found = [
+            s
+            for s in self._queues.values()
+            if not s.awake and s.waiter is None and s.timer is None and s.slept_at <= before
+        ]
+        for state in found:
+            state.awake = True
+        return found
 
     def _awaken(self, state: _Queue) -> None:
         if state.timer is not None:
@@ -310,7 +328,7 @@ class Fetcher:
         ride = self._ride(state) if state.riding else None
         batch: Batch | None = None
         try:
-            came, batch = await state.waiting.wait(LONGEST_WAIT if state.waiting.may_unblock else SHORT_WAIT, ride)
+            came, batch = await state.waiting.wait(LONGEST_WAIT, ride)
         except BrokerError as exc:
             pause = self._contact.lost(exc)
             if ride is not None and exc.maybe_done:

@@ -90,6 +90,7 @@ class Server:
         self._engine: _Engine | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._starting = False
         self._hurry = asyncio.Event()
 
     # ── handlers ──
@@ -127,8 +128,9 @@ class Server:
             ServerStateError: there is no handler, or the server was started before.
             BrokerRefusedError: Redis refuses this password or user, or is older than 6.2.
         """
-        if self._status != "new":
-            raise ServerStateError(f"a server is started once; this one is {self._status}")
+        if self._status != "new" or self._starting:
+            status = "being started" if self._starting else self._status
+            raise ServerStateError(f"a server is started once; this one is {status}")
         if len(self.mux) == 0:
             raise ServerStateError(
                 "the server has no handler; register one with @server.task(...) or @server.handler(...), "
@@ -136,20 +138,34 @@ class Server:
             )
         rdb, owned = open_rdb(self._redis)
         contact = Contact(rdb.address)
+        self._starting = True
         try:
             await rdb.check_server(timeout=START_LIMIT)
-        except BrokerRefusedError:
-            if owned:
-                await rdb.aclose()
-            raise
+            if self._status != "new":
+                raise ServerStateError(f"this server was {self._status} while it was started")
         except BrokerError as exc:
+            if isinstance(exc, BrokerRefusedError):
+                await self._give_up(rdb, owned=owned)
+                raise
             contact.lost(exc)
+        except BaseException:  # cancelled, or shut down meanwhile
+            await self._give_up(rdb, owned=owned)
+            raise
+        finally:
+            self._starting = False
         self._status = "active"
         self._began = time.time()
         self._engine = _Engine(self, rdb, owned, contact)
         self._supervisor = asyncio.get_running_loop().create_task(self._engine.run(), name="aioasynq server")
         self._supervisor.add_done_callback(self._supervised)
         log.info("server %s started: %s, concurrency %d", self.id, rdb.address, self.config.concurrency)
+
+    async def _give_up(self, rdb: RDB, *, owned: bool) -> None:
+        """Close what a start has opened."""
+        if owned:
+            rdb.abort()
+            with anyio.CancelScope(shield=True):
+                await rdb.aclose()
 
     def stop(self) -> None:
         """Take no more tasks; those that run go on. :meth:`shutdown` is still needed."""
@@ -192,9 +208,10 @@ class Server:
         try:
             await asyncio.wait({self._supervisor})
         finally:
-            await self.shutdown()
-            signals.cancel()
-            await asyncio.gather(signals, return_exceptions=True)
+            with anyio.CancelScope(shield=True):  # as in __aexit__
+                await self.shutdown()
+                signals.cancel()
+                await asyncio.gather(signals, return_exceptions=True)
         if not self._supervisor.cancelled() and (bug := self._supervisor.exception()) is not None:
             raise bug
 
@@ -250,7 +267,8 @@ class Server:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.shutdown()
+        with anyio.CancelScope(shield=True):  # a scope that is cancelled would cut through every await from here on
+            await self.shutdown()
 
 
 class _Engine:

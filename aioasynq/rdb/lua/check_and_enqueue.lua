@@ -21,6 +21,7 @@ for _, id in ipairs(ids) do
   else
     local group = redis.call("HGET", prefix .. "t:" .. id, "group")
     if group and group ~= "" then
+      redis.call("ZCARD", prefix .. "g:" .. group) -- fails here, before anything is written, when it is no group
       grouped[#grouped + 1] = { id, group }
     else
       ready[#ready + 1] = id
@@ -29,6 +30,9 @@ for _, id in ipairs(ids) do
 end
 if #ids == 0 then
   return { 0, strays }
+end
+if #grouped > 0 then
+  redis.call("SCARD", KEYS[3]) -- as above
 end
 redis.call("ZREM", KEYS[1], "") -- removes nothing, but passes when memory is full, and then the rest does too
 if #ready > 0 then

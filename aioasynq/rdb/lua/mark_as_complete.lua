@@ -19,6 +19,7 @@ local before = repeated(KEYS[1], ARGV[1])
 if before then
   return before
 end
+redis.call("ZCARD", KEYS[6]) -- fails here, before anything is written, when the key is no sorted set
 local now = clock(ARGV[2])
 local answers, settled, key = {}, 0, 7
 for i = 3, #ARGV, 7 do

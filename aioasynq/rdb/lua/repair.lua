@@ -8,17 +8,18 @@
 -- ARGV[3]  how many ids to pass over
 -- ARGV[4]  how many ids to look at
 --
--- Returns {how many active ids were looked at, {stray id, …}, {adopted id, …}}. An id of a task that stands elsewhere
--- or has no hash is a stray and is removed. An active task without a lease gets one that has just ended.
+-- Returns {how many active ids were looked at, how many ids active lost, {stray id, …}, {adopted id, …}}. An id of a
+-- task that stands elsewhere or has no hash is a stray and is removed. An active task without a lease gets one that has
+-- just ended.
 
 local now, prefix = clock(ARGV[1]), ARGV[2]
 local offset = tonumber(ARGV[3])
-local strays, adopted = {}, {}
+local removed, strays, adopted = 0, {}, {}
 
 local function check(id)
   local state = state_of(prefix .. "t:" .. id)
   if state == nil or (state ~= "active" and held(prefix, id, state)) then
-    redis.call("LREM", KEYS[1], 0, id)
+    removed = removed + redis.call("LREM", KEYS[1], 0, id)
     redis.call("ZREM", KEYS[2], id)
     strays[#strays + 1] = id
     return
@@ -41,6 +42,7 @@ local function check(id)
   end
 end
 
+redis.call("ZREM", KEYS[2], "") -- removes nothing, but passes when memory is full, and then the rest does too
 local ids = redis.call("LRANGE", KEYS[1], offset, offset + tonumber(ARGV[4]) - 1)
 for _, id in ipairs(ids) do
   check(id)
@@ -50,4 +52,4 @@ if offset == 0 then
     check(id)
   end
 end
-return { #ids, strays, adopted }
+return { #ids, removed, strays, adopted }
