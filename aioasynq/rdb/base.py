@@ -48,7 +48,15 @@ _PASSING = (
     ClusterError,
 )
 _REFUSED = (AuthenticationError, AuthorizationError, NoPermissionError)
-_REFUSED_TEXTS = ("WRONGPASS", "NOAUTH", "NOPERM", "invalid username-password", "invalid password")
+_REFUSED_TEXTS = (
+    "WRONGPASS",
+    "NOAUTH",
+    "NOPERM",
+    "invalid username-password",
+    "invalid password",
+    "The user executing the script can't",  # Redis 7.0, of a command within a script
+    "ACL failure in script",  # the same since 7.2
+)
 
 
 @dataclass(frozen=True, slots=True)

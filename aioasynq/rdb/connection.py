@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import random
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.parse import unquote, urlsplit
@@ -132,6 +133,7 @@ def _cluster_from_url(url: str) -> tuple[RedisCluster, str]:
 
 
 def _without_password(url: str) -> str:
+    url = re.sub(r"([?&]password=)[^&]*", r"\1***", url)
     head, at, tail = url.rpartition("@")
     if not at:
         return url

@@ -139,6 +139,11 @@ class WaitingConnection:
             raise refused
         return moved is not None, batch
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it holds a connection now."""
+        return self._connection is not None
+
     async def unblock(self) -> None:
         """End the wait under way, if it still blocks. To be repeated until :meth:`wait` has returned.
 

@@ -53,7 +53,6 @@ class _Queue:
         "rank_until",
         "ride_receipts",
         "riding",
-        "slept_at",
         "timer",
         "waiter",
         "waiting",
@@ -62,7 +61,6 @@ class _Queue:
     def __init__(self, name: str, server: str, waiting: WaitingConnection) -> None:
         self.name = name
         self.awake = True
-        self.slept_at = 0.0
         self.limit = 1
         self.fetches = Receipts(f"{server}:fetch")
         self.ride_receipts = Receipts(f"{server}:ride")
@@ -127,7 +125,7 @@ class Fetcher:
             places = self._places()
             awake = [state for state in self._queues.values() if state.awake]
             if awake and places > 0:
-                awake += self._awaken_long_asleep()
+                self._watch(places, rides=False)  # what sleeps is heard of although others have work
                 await self._round(places, awake)
                 continue
             if awake and self._riding():
@@ -236,22 +234,7 @@ class Fetcher:
 
     def _sleep(self, state: _Queue) -> None:
         state.awake = False
-        state.slept_at = time.monotonic()
         state.limit = 1
-
-    def _awaken_long_asleep(self) -> list[_Queue]:
-        """Queues to look at again: nobody waits for them while others have work. (Strict rounds ask them anyway.)"""
-        if self._config.strict_priority:
-            return []
-        before = time.monotonic() - LOOK_INTERVAL
-        found = [
-            s
-            for s in self._queues.values()
-            if not s.awake and s.waiter is None and s.timer is None and s.slept_at <= before
-        ]
-        for state in found:
-            state.awake = True
-        return found
 
     def _awaken(self, state: _Queue) -> None:
         if state.timer is not None:
@@ -280,7 +263,7 @@ class Fetcher:
 
     # ── waiting ──
 
-    def _watch(self, places: int) -> None:
+    def _watch(self, places: int, *, rides: bool = True) -> None:
         """See to it that every sleeping queue is waited for or looked at, while there is a place for its tasks."""
         if places <= 0:
             return
@@ -295,9 +278,11 @@ class Fetcher:
         for state in asleep:
             if waited >= MAX_WAITS or (state.rank >= MAX_RANK and time.monotonic() < state.rank_until):
                 self._look_later(state)
+                if state.waiting.is_open:  # only the queues that are waited for cost a connection
+                    state.ending = asyncio.get_running_loop().create_task(self._hang_up(state))
                 continue
             waited += 1
-            state.riding = self._may_ride(state, places)
+            state.riding = rides and self._may_ride(state, places)
             places -= state.riding
             state.waiter = asyncio.get_running_loop().create_task(self._wait(state), name=f"aioasynq wait {state.name}")
 
@@ -385,6 +370,10 @@ class Fetcher:
                 await asyncio.sleep(0.02)  # a wait that had not begun on the server is ended by the next call
         finally:
             state.ending = None
+
+    async def _hang_up(self, state: _Queue) -> None:
+        await state.waiting.close()
+        state.ending = None
 
     async def _end_waits(self) -> None:
         for state in self._queues.values():

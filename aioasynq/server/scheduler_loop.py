@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from aioasynq.errors import BrokerError
@@ -16,26 +17,58 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LONGEST_SLEEP = 1.0  #: seconds; a task scheduled meanwhile may be due earlier than the earliest that was seen
+LONGEST_SLEEP = 1.0  #: seconds; others may schedule a task that is due before the earliest that was seen
 
 
-async def scheduler_loop(rdb: RDB, queues: Sequence[str], contact: Contact, announce: Callable[[str], None]) -> None:
-    """Sleep until the next task is due, at most a second; then move what is due and announce it."""
-    while True:
-        pause = LONGEST_SLEEP
-        try:
-            for queue, due in (await rdb.next_due(*queues)).items():
-                if due > 0:
-                    pause = min(pause, due)
-                    continue
-                forwarded = await rdb.check_and_enqueue(queue)
-                for _, stray in forwarded.strays:
-                    log.warning("entry %s was taken off queue %s: no such task was due there", stray, queue)
-                if forwarded.moved:
-                    announce(queue)
-                    pause = 0.0  # more may be due by now
-        except BrokerError as exc:
-            pause = max(contact.lost(exc), 0.2)
-        else:
-            contact.made()
-        await asyncio.sleep(pause)
+class SchedulerLoop:
+    """Moves what is due, and announces it.
+
+    Args:
+        announce: called with the queue in which tasks have become pending.
+    """
+
+    def __init__(self, rdb: RDB, queues: Sequence[str], contact: Contact, announce: Callable[[str], None]) -> None:
+        self._rdb = rdb
+        self._queues = queues
+        self._contact = contact
+        self._announce = announce
+        self._until = 0.0  # monotonic seconds
+        self._sooner = asyncio.Event()
+
+    def due_in(self, seconds: float) -> None:
+        """A task that this server wrote is due in so many seconds: do not sleep longer."""
+        if time.monotonic() + seconds < self._until:
+            self._until = time.monotonic() + seconds
+            self._sooner.set()
+
+    async def run(self) -> None:
+        """Sleep until the next task is due, at most a second; then move what is due. Until cancelled."""
+        while True:
+            self._until = time.monotonic() + LONGEST_SLEEP
+            try:
+                for queue, due in (await self._rdb.next_due(*self._queues)).items():
+                    self._until = min(self._until, time.monotonic() + max(0.0, due))
+                    if due <= 0:
+                        await self._move(queue)
+            except BrokerError as exc:
+                self._until = time.monotonic() + max(self._contact.lost(exc), 0.2)
+            else:
+                self._contact.made()
+            await self._sleep()
+
+    async def _move(self, queue: str) -> None:
+        forwarded = await self._rdb.check_and_enqueue(queue)
+        for _, stray in forwarded.strays:
+            log.warning("entry %s was taken off queue %s: no such task was due there", stray, queue)
+        if forwarded.moved:
+            self._announce(queue)
+
+    async def _sleep(self) -> None:
+        while (left := self._until - time.monotonic()) > 0:
+            self._sooner.clear()
+            try:
+                async with asyncio.timeout(left):
+                    await self._sooner.wait()
+            except TimeoutError:
+                return
+        await asyncio.sleep(0)

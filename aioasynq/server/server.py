@@ -29,7 +29,7 @@ from aioasynq.server.health_loop import health_loop
 from aioasynq.server.heartbeat import Heartbeat
 from aioasynq.server.recover_loop import AFTER_CONTACT, INTERVAL, Recovery
 from aioasynq.server.running import Held, Pulse, Running, Why
-from aioasynq.server.scheduler_loop import scheduler_loop
+from aioasynq.server.scheduler_loop import SchedulerLoop
 from aioasynq.server.settler import Settler
 from aioasynq.server.threads import Threads
 
@@ -140,15 +140,8 @@ class Server:
         contact = Contact(rdb.address)
         self._starting = True
         try:
-            await rdb.check_server(timeout=START_LIMIT)
-            if self._status != "new":
-                raise ServerStateError(f"this server was {self._status} while it was started")
-        except BrokerError as exc:
-            if isinstance(exc, BrokerRefusedError):
-                await self._give_up(rdb, owned=owned)
-                raise
-            contact.lost(exc)
-        except BaseException:  # cancelled, or shut down meanwhile
+            await self._look_at(rdb, contact)
+        except BaseException:  # refused, cancelled, or shut down meanwhile
             await self._give_up(rdb, owned=owned)
             raise
         finally:
@@ -159,6 +152,16 @@ class Server:
         self._supervisor = asyncio.get_running_loop().create_task(self._engine.run(), name="aioasynq server")
         self._supervisor.add_done_callback(self._supervised)
         log.info("server %s started: %s, concurrency %d", self.id, rdb.address, self.config.concurrency)
+
+    async def _look_at(self, rdb: RDB, contact: Contact) -> None:
+        try:
+            await rdb.check_server(timeout=START_LIMIT)
+        except BrokerRefusedError:
+            raise
+        except BrokerError as exc:
+            contact.lost(exc)
+        if self._status != "new":
+            raise ServerStateError(f"this server was {self._status} while it was started")
 
     async def _give_up(self, rdb: RDB, *, owned: bool) -> None:
         """Close what a start has opened."""
@@ -285,9 +288,10 @@ class _Engine:
         self.pulse = Pulse()
         self.threads = Threads(config.max_threads)
         self.consumers = Consumers(rdb, config, server.mux, self.held, self.pulse, self.threads.run, self._on_free)
-        self.settler = Settler(rdb, config, contact, server.name, self.consumers.settled)
+        self.settler = Settler(rdb, config, contact, server.name, self.consumers.settled, self._on_retry)
         self.consumers.settle_with(self.settler)
         self.fetcher = Fetcher(rdb, config, contact, self.consumers, self.settler, server.name, server.began)
+        self.scheduler = SchedulerLoop(rdb, tuple(config.queues), contact, self.fetcher.announce)
         self.recovery = Recovery(rdb, config, contact)
         self.heartbeat = Heartbeat(rdb, config, self.held, self.pulse, server.describe, self._on_lost)
         self._free = asyncio.Event()
@@ -300,7 +304,7 @@ class _Engine:
         self.heartbeat.start()  # leases are kept to the very end, whatever the loop does
         try:
             async with anyio.create_task_group() as loops:
-                loops.start_soon(scheduler_loop, rdb, queues, contact, self.fetcher.announce)
+                loops.start_soon(self.scheduler.run)
                 loops.start_soon(
                     lambda: every(INTERVAL, self.recovery.step, contact, first=config.beat + AFTER_CONTACT)
                 )
@@ -324,7 +328,7 @@ class _Engine:
         await self._until_idle(self._config.shutdown_timeout, hurry)
         left = [running for running in self.held.snapshot() if not running.ended]
         if left:
-            log.warning("%d tasks did not finish in time and go back to their queues", len(left))
+            log.warning("running tasks that did not finish in time and go back to their queues: %d", len(left))
             left.sort(key=lambda running: running.began, reverse=True)  # the last one given back runs first
             for running in left:
                 self.consumers.cancel(running, Why.SHUTDOWN, LAST_GRACE)
@@ -334,7 +338,9 @@ class _Engine:
         await asyncio.sleep(0)  # those that were left to themselves hand their outcomes on
         unsettled = await self.settler.drain(SETTLE_LIMIT)
         if unsettled:
-            log.error("%d outcomes could not be written; their tasks run again when their leases end", unsettled)
+            log.error(
+                "outcomes that could not be written, so that their tasks run again when their leases end: %d", unsettled
+            )
         self._ended.set()
 
     async def _until_idle(self, limit: float, hurry: asyncio.Event | None) -> None:
@@ -369,6 +375,9 @@ class _Engine:
     def _on_free(self) -> None:
         self._free.set()
         self.fetcher.wake()
+
+    def _on_retry(self, delay: float) -> None:
+        self.scheduler.due_in(delay)
 
     def _on_lost(self, lost: list[Running]) -> None:
         for running in lost:

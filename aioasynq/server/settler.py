@@ -50,16 +50,24 @@ class Settler:
     Args:
         name: of the server; callers of receipts are named after it.
         on_settled: called with what was held, and whether it was still ours, once Redis has answered.
+        on_retry: called with the seconds until the next try of a task that was written.
     """
 
     def __init__(
-        self, rdb: RDB, config: Config, contact: Contact, name: str, on_settled: Callable[[Running, bool], None]
+        self,
+        rdb: RDB,
+        config: Config,
+        contact: Contact,
+        name: str,
+        on_settled: Callable[[Running, bool], None],
+        on_retry: Callable[[float], None],
     ) -> None:
         self._rdb = rdb
         self._config = config
         self._contact = contact
         self._name = name
         self._on_settled = on_settled
+        self._on_retry = on_retry
         self._lanes: dict[tuple[str, type[Outcome]], _Lane] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -130,6 +138,8 @@ class Settler:
                     answers = [await self._alone(lane, waiting) for waiting in batch]
                 self.unsettled -= len(batch)
                 for waiting, still_ours in zip(batch, answers, strict=True):
+                    if isinstance(waiting.outcome, Failed) and still_ours:
+                        self._on_retry(waiting.outcome.delay)
                     if waiting.running is not None:
                         self._on_settled(waiting.running, still_ours)
         finally:

@@ -9,5 +9,5 @@ local function mine(task, lease, guard)
   if string.sub(guard, 1, 6) == "lease=" then
     return lease == string.sub(guard, 7)
   end
-  return tonumber(lease) % 1 ~= 0 and redis.call("HGET", task, "owner") == guard
+  return tonumber(lease) % 1 ~= 0 and redis.pcall("HGET", task, "owner") == guard
 end

@@ -28,7 +28,7 @@ if before then
   end
   local taken = {}
   for _, id in ipairs(before[3]) do
-    local found = redis.call("HMGET", prefix .. "t:" .. id, "msg", "owner")
+    local found = redis.pcall("HMGET", prefix .. "t:" .. id, "msg", "owner")
     if found[2] == owner then
       taken[#taken + 1] = id
       taken[#taken + 1] = found[1] or ""
@@ -39,7 +39,9 @@ end
 
 local function answer(state, moment, taken, ids, strays)
   if #ids > 0 or #strays > 0 or ARGV[8] == "1" then
-    redis.call("DEL", KEYS[1]) -- passes when memory is full, and then the rest does too
+    if ARGV[8] == "1" then
+      redis.call("DEL", KEYS[1]) -- passes when memory is full, and then the rest does too
+    end
     remember(KEYS[1], ARGV[1], { state, moment, ids, strays })
   end
   return { state, moment, taken, strays }

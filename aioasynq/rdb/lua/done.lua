@@ -30,7 +30,7 @@ for i = 3, #ARGV, 3 do
     redis.call("LREM", KEYS[2], 0, id)
     redis.call("ZREM", KEYS[3], id)
     redis.call("DEL", task)
-    if unique and redis.call("GET", unique) == id then
+    if unique and redis.pcall("GET", unique) == id then
       redis.call("DEL", unique)
     end
     settled = settled + 1

@@ -46,7 +46,7 @@ for i = 6, #ARGV, 5 do
     else
       redis.call("HSET", task, "msg", ARGV[i + 3])
     end
-    if unique and redis.call("GET", unique) == id then
+    if unique and redis.pcall("GET", unique) == id then
       redis.call("DEL", unique)
     end
     settled = settled + 1

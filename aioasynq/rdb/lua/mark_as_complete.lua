@@ -38,7 +38,7 @@ for i = 3, #ARGV, 7 do
       redis.call("HSET", task, "result", ARGV[i + 6])
     end
     redis.call("HDEL", task, "owner", "recovered")
-    if unique and redis.call("GET", unique) == id then
+    if unique and redis.pcall("GET", unique) == id then
       redis.call("DEL", unique)
     end
     settled = settled + 1
