@@ -10,7 +10,7 @@ import os
 import random
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import redis.asyncio as aioredis
@@ -189,9 +189,9 @@ async def connection_for(client: AnyRedis, key: str) -> tuple[AbstractConnection
         node = client.get_node_from_key(key)
         if node is None:
             raise ConnectionError(f"no node of the cluster holds {key!r}")
-        connection = cast("AbstractConnection", node.connection_class(**node.connection_kwargs))
+        connection: AbstractConnection = node.connection_class(**node.connection_kwargs)
     else:
         node = None
-        connection = cast("AbstractConnection", client.connection_pool.make_connection())
+        connection = client.connection_pool.make_connection()
     connection.socket_timeout = None
     return connection, node

@@ -153,10 +153,11 @@ class WaitingConnection:
             return
         try:
             options = {} if self._node is None else {"target_nodes": self._node}
-            await self._rdb.client.execute_command("CLIENT UNBLOCK", self._client_id, **options)
+            async with asyncio.timeout(_GRACE):
+                await self._rdb.client.execute_command("CLIENT UNBLOCK", self._client_id, **options)
         except NoPermissionError:
             self.may_unblock = False
-        except (RedisError, OSError):
+        except (RedisError, OSError, TimeoutError):
             pass  # the wait ends by itself
 
     async def close(self) -> None:

@@ -1,0 +1,248 @@
+"""From a URL, a client or nothing to a client; and what a Redis that refuses is told apart by."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+
+import pytest
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.connection import SSLConnection
+
+from aioasynq.devserver import free_port
+from aioasynq.errors import BrokerError, BrokerRefusedError
+from aioasynq.rdb import rdb as rdb_module
+from aioasynq.rdb.connection import MAX_CONNECTIONS, open_link
+from aioasynq.rdb.rdb import RDB, _parse_info, open_rdb
+from tests.support.build import QUEUE, message
+
+ADDRESSES = {
+    "redis://localhost": "redis://localhost:6379/0",
+    "redis://user:secret@example.test:7000/3": "redis://example.test:7000/3",
+    "redis://:secret@example.test/2?socket_keepalive=1": "redis://example.test:6379/2",
+    "redis://example.test?password=secret": "redis://example.test:6379/0",
+    "rediss://:s%2Fecret%40@example.test:7000/3": "rediss://example.test:7000/3",
+    "unix:///run/redis.sock": "unix:///run/redis.sock?db=0",
+    "unix://:secret@/run/redis.sock?db=4": "unix:///run/redis.sock?db=4",
+    "redis-cluster://one.test:7000": "redis-cluster://one.test:7000",
+    "redis-cluster://user:secret@one.test:7000,two.test:7001,three.test": (
+        "redis-cluster://one.test:7000,two.test:7001,three.test"
+    ),
+}
+
+
+@pytest.mark.parametrize(("url", "address"), ADDRESSES.items())
+async def test_a_url(url, address):
+    link = open_link(url)
+    assert link.address == address
+    assert link.owned
+    for client in (link.client, link.again()):
+        assert isinstance(client, RedisCluster if url.startswith("redis-cluster") else Redis)
+        assert "secret" not in repr(client)
+        await client.aclose()
+    assert "secret" not in repr(link)
+    assert "secret" not in repr(RDB(link))
+
+
+async def test_what_a_url_says_reaches_the_connection():
+    link = open_link("rediss://user:s%2Fecret%40@example.test:7000/3?socket_keepalive=1")
+    assert isinstance(link.client, Redis)
+    pool = link.client.connection_pool
+    said = {name: pool.connection_kwargs[name] for name in ("username", "password", "host", "port", "db")}
+    assert said == {"username": "user", "password": "s/ecret@", "host": "example.test", "port": 7000, "db": 3}
+    assert issubclass(pool.connection_class, SSLConnection)
+    assert pool.max_connections == MAX_CONNECTIONS
+    await link.client.aclose()
+
+    cluster = open_link("redis-cluster://user:s%2Fecret%40@one.test:7000,two.test:7001").client
+    assert isinstance(cluster, RedisCluster)
+    assert (cluster.connection_kwargs["username"], cluster.connection_kwargs["password"]) == ("user", "s/ecret@")
+    await cluster.aclose()
+
+
+BAD_URLS = {
+    "no scheme": ("localhost:6379", "must be a URL that begins with one of redis://, rediss://, unix://"),
+    "an unknown scheme": ("http://:secret@localhost", r"begins with one of .*; got 'http://:\*\*\*@localhost'"),
+    "no socket": ("unix://", "redis must name a socket, as in unix:///path/to/redis.sock, got 'unix://'"),
+    "a bad port": ("redis://:secret@localhost:many/0", r"redis://:\*\*\*@localhost:many/0"),
+    "a port too large": ("redis://:secret@localhost:99999/0", "redis must be a URL like redis://localhost:6379/0"),
+    "a bad number in the query": (
+        "redis://localhost?password=secret&db=x",
+        r"redis must be a URL like redis://localhost:6379/0, got 'redis://localhost\?password=\*\*\*&db=x'",
+    ),
+    "a password with a slash": ("redis://:secret/1@localhost", r"redis://:\*\*\*@localhost"),
+    "a password with a hash": ("redis://:secret#1@localhost", r"redis://:\*\*\*@localhost"),
+    "a password with an at": ("redis://:a@secret@localhost:many", r"redis://:\*\*\*@localhost"),
+    "a cluster without nodes": (
+        "redis-cluster://:secret@",
+        r"redis must name nodes as .* got 'redis-cluster://:\*\*\*@'",
+    ),
+    "a cluster with a bad port": ("redis-cluster://one.test:x", "redis must name nodes as redis-cluster://host:port"),
+}
+
+
+@pytest.mark.parametrize(("url", "text"), BAD_URLS.values(), ids=BAD_URLS)
+def test_a_bad_url(url, text):
+    with pytest.raises(ValueError, match=text) as caught:
+        open_link(url)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "secret" not in shown.replace(f"open_link({url!r})", "")
+
+
+@pytest.mark.parametrize("not_one", [6379, b"redis://localhost", object])
+def test_neither_a_url_nor_a_client(not_one):
+    with pytest.raises(TypeError, match=r"redis must be a URL, a redis.asyncio client or None, got"):
+        open_link(not_one)
+
+
+async def test_without_a_url_the_environment_tells(monkeypatch):
+    monkeypatch.setenv("AIOASYNQ_REDIS_URL", "redis://:secret@example.test:7000/5")
+    assert RDB().address == "redis://example.test:7000/5"
+    monkeypatch.setenv("AIOASYNQ_REDIS_URL", "")
+    assert RDB().address == "redis://localhost:6379/0"
+    monkeypatch.delenv("AIOASYNQ_REDIS_URL")
+    assert RDB(None).address == "redis://localhost:6379/0"
+
+
+@pytest.mark.parametrize(
+    "make", [Redis, lambda **kw: RedisCluster(host="one.test", **kw)], ids=["Redis", "RedisCluster"]
+)
+def test_a_client_that_decodes_is_refused(make):
+    with pytest.raises(ValueError, match="decode_responses=False, since payloads are bytes"):
+        open_link(make(decode_responses=True))
+
+
+async def test_a_client_that_is_handed_in_is_never_closed(redis_target):
+    async with RDB(redis_target) as rdb:
+        assert rdb.client is redis_target
+        await rdb.enqueue([message("a")])
+    assert await redis_target.ping()
+    link = open_link(redis_target)
+    assert not link.owned
+    again = link.again()
+    assert again is not redis_target
+    assert await again.ping()
+    await again.aclose()
+
+
+async def test_open_rdb(redis_target):
+    rdb, owned = open_rdb(redis_target)
+    assert (rdb.client, owned) == (redis_target, True)
+    assert open_rdb(rdb) == (rdb, False)
+
+
+async def test_a_url_of_one_server(redis_url, redis):
+    async with RDB(redis_url) as rdb:
+        assert await rdb.enqueue([message("a")]) == [None]
+        await rdb.ping()
+        async with rdb.twin() as twin:
+            assert [leased.id for leased in (await twin.dequeue(QUEUE, owner="x")).tasks] == ["a"]
+
+
+async def test_a_url_of_a_socket(own_server):
+    server = own_server(unix_socket=True)
+    async with RDB(server.url) as rdb:
+        assert await rdb.enqueue([message("a")]) == [None]
+        assert rdb.address.startswith("unix:///")
+
+
+async def test_a_url_of_a_cluster(cluster, cluster_client):
+    async with RDB(cluster.url) as rdb:
+        for queue in ("q", "p", "another"):
+            assert await rdb.enqueue([message("a", queue)]) == [None]
+        batch = await rdb.dequeue("q", "p", "another", count=3, owner="x")
+        assert [leased.queue for leased in batch.tasks] == ["q", "p", "another"]
+        assert (await rdb.check_server())[:1] >= (6,)
+        async with rdb.twin() as twin:
+            await twin.ping()
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_both_protocols(redis_url, redis, protocol):
+    async with Redis.from_url(redis_url, protocol=protocol) as client, RDB(client) as rdb:
+        assert await rdb.enqueue([message("a"), message("b")]) == [None, None]
+        batch = await rdb.dequeue(QUEUE, count=2, owner="x")
+        assert await rdb.done(batch.tasks) == [True, True]
+        assert await rdb.next_due(QUEUE) == {}
+        assert await rdb.read_process_info() == []
+        assert (await rdb.check_server())[:1] >= (6,)
+
+
+# ── a Redis that refuses ──
+
+
+async def test_nobody_there():
+    rdb = RDB(f"redis://:secret@127.0.0.1:{(port := free_port())}", operation_timeout=0.2)
+    with pytest.raises(BrokerError, match=rf"SADD failed on redis://127.0.0.1:{port}/0: .*") as caught:
+        await rdb.enqueue([message("a")])
+    assert not isinstance(caught.value, BrokerRefusedError)
+    assert not caught.value.maybe_done
+    assert "secret" not in str(caught.value)
+    await rdb.aclose()
+
+
+async def test_a_wrong_password(own_server):
+    server = own_server(config={"requirepass": "right"})
+    for url in (f"redis://:secret@127.0.0.1:{server.port}", f"redis://127.0.0.1:{server.port}"):
+        async with RDB(url) as rdb:
+            for operation in (rdb.check_server(), rdb.ping(), rdb.enqueue([message("a")])):
+                with pytest.raises(
+                    BrokerRefusedError, match=rf"failed on redis://127.0.0.1:{server.port}/0: "
+                ) as caught:
+                    await operation
+                assert "secret" not in str(caught.value)
+    async with RDB(server.url) as rdb:
+        assert await rdb.enqueue([message("a")]) == [None]
+
+
+async def test_a_missing_permission(own_server):
+    server = own_server()
+    async with Redis.from_url(server.url) as admin:
+        everything = ("on", ">pw", "~*", "&*", "+@all")
+        await admin.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@read", "+info", "+ping")
+        await admin.execute_command("ACL", "SETUSER", "uninformed", *everything, "-info")
+        await admin.execute_command("ACL", "SETUSER", "no-lists", *everything, "-lpush")
+        await admin.execute_command("ACL", "SETUSER", "elsewhere", "on", ">pw", "~other:*", "+@all")
+
+        async with RDB(f"redis://reader:pw@127.0.0.1:{server.port}") as rdb:
+            assert (await rdb.check_server())[:1] >= (6,)
+            with pytest.raises(BrokerRefusedError, match=r"SADD failed on redis://127.0.0.1"):
+                await rdb.enqueue([message("a")])
+        async with RDB(f"redis://elsewhere:pw@127.0.0.1:{server.port}") as rdb:
+            with pytest.raises(BrokerRefusedError, match="SADD failed on"):
+                await rdb.enqueue([message("a")])
+        async with RDB(f"redis://uninformed:pw@127.0.0.1:{server.port}") as rdb:
+            assert await rdb.check_server() == ()
+            assert await rdb.enqueue([message("a")]) == [None]
+        async with RDB(f"redis://no-lists:pw@127.0.0.1:{server.port}") as rdb:
+            with pytest.raises(BrokerRefusedError, match=r"enqueue failed on redis://127.0.0.1"):
+                await rdb.enqueue([message("b")])
+
+
+async def test_a_redis_that_is_too_old(rdb, monkeypatch):
+    monkeypatch.setattr(rdb_module, "MIN_VERSION", (99, 1))
+    with pytest.raises(
+        BrokerRefusedError, match=r"^redis(-cluster)?://.* is Redis \d+\.\d+\.\d+; version 6.2 or later is needed$"
+    ):
+        await rdb.check_server()
+
+
+async def test_the_version_of_redis(rdb):
+    version = await rdb.check_server()
+    assert rdb_module.MIN_VERSION == (6, 2) <= version
+    assert len(version) == 3
+
+
+def test_the_answer_of_info():
+    assert _parse_info({"redis_version": "7.4.1", "port": 6379}) == {"redis_version": "7.4.1", "port": "6379"}
+    with pytest.raises(BrokerError, match="INFO answered bytes"):
+        _parse_info(b"redis_version:7.4.1")
+
+
+@pytest.mark.parametrize(("policy", "warned"), [("noeviction", False), ("allkeys-lru", True)])
+async def test_a_redis_that_throws_away_is_warned_of(own_server, caplog, policy, warned):
+    server = own_server(config={"maxmemory-policy": policy})
+    with caplog.at_level(logging.WARNING):
+        async with RDB(server.url) as rdb:
+            await rdb.check_server()
+    assert [policy in record.getMessage() for record in caplog.records] == [True] * warned
