@@ -49,6 +49,8 @@ class Processes(Operations):
         """
         now = await self._expiry(0)
         found: list[tuple[ServerInfo, dict[str, WorkerInfo]]] = []
+        for index in (keys.servers(), keys.workers()):  # as Go's reader does: those that are gone do not pile up
+            await self._ask("ZREMRANGEBYSCORE", index, "-inf", f"({now}")
         members = await self._plain("ZRANGEBYSCORE", lambda: self._redis.zrangebyscore(keys.servers(), now, "+inf"))
         for member in members:
             data = await self._ask("GET", member)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
@@ -279,7 +280,10 @@ class Consumers:
 
     def _delay(self, retried: int, error: BaseException, task: Task) -> float:
         try:
-            return max(0.0, float(self._config.retry_delay(retried, error, task)))
+            delay = float(self._config.retry_delay(retried, error, task))
+            if not math.isfinite(delay):
+                raise ValueError(f"retry_delay must return a number of seconds, got {delay!r}")
+            return max(0.0, delay)
         except Exception:
             log.exception("retry_delay failed for task %s; the default delay counts", task.id)
             return default_delay(retried, error, task)

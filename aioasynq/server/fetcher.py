@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from aioasynq.errors import BrokerError
 from aioasynq.queues import draw, in_priority_order
 from aioasynq.rdb.base import Receipts
-from aioasynq.rdb.lifecycle import Batch, Killed
+from aioasynq.rdb.lifecycle import Batch, Killed, Leased
 from aioasynq.rdb.waiting import LONGEST_WAIT, Ride, WaitingConnection
 from aioasynq.server.outcome import Requeued
 
@@ -140,6 +140,15 @@ class Fetcher:
         self._stopping = True
         self._wake.set()
 
+    async def abort(self) -> None:
+        """Leave what waits to itself, as if the process died; for the very end, when Redis does not answer."""
+        tasks = [task for state in self._queues.values() for task in (state.waiter, state.ending) if task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for state in self._queues.values():
+            await state.waiting.close()
+
     # ── asking ──
 
     def _places(self) -> int:
@@ -179,6 +188,7 @@ class Fetcher:
     async def _fetch(self, state: _Queue, places: int) -> None:
         """Ask one queue for tasks; what is wrong with it keeps no other from being asked."""
         count = min(places, state.limit)
+        asked = time.monotonic()
         try:
             batch = await self._until_answered(state, count)
         except BrokerError as exc:
@@ -193,7 +203,7 @@ class Fetcher:
             self._sleep(state)
         elif len(batch.tasks) >= count:
             state.limit = min(state.limit * 2, MAX_FETCH)
-        self._deal(state, batch)
+        await self._deal(state, batch, asked)
 
     async def _until_answered(self, state: _Queue, count: int) -> Batch:
         """Ask once; if the answer is lost, repeat that very call until it is answered, for it may have taken tasks."""
@@ -211,7 +221,8 @@ class Fetcher:
                     raise  # the lease decides
                 await self._pause(self._contact.lost(exc))
 
-    def _deal(self, state: _Queue, batch: Batch) -> None:
+    async def _deal(self, state: _Queue, batch: Batch, asked: float) -> None:
+        """Give tasks to consumers; *asked* is when they were asked for, monotonic seconds."""
         for queue, stray in batch.strays:
             log.warning("entry %s was taken off queue %s: there is no such task waiting there", stray, queue)
         for leased in batch.broken:
@@ -223,8 +234,18 @@ class Fetcher:
             return
         if batch.tasks:
             state.last_task = time.monotonic()
-            for leased in batch.tasks:
+            late = state.last_task - asked > self._config.lease * 0.8
+            for leased in await self._still_ours(batch.tasks) if late else batch.tasks:
                 self._consumers.start(leased)
+
+    async def _still_ours(self, tasks: list[Leased]) -> list[Leased]:
+        """Those of a late answer that nobody has recovered meanwhile, say because this process had been frozen."""
+        try:
+            answers = await self._rdb.extend_lease(tasks, lease=self._config.lease)
+        except BrokerError as exc:
+            self._contact.lost(exc)
+            return []  # the lease decides
+        return [leased for leased, ours in zip(tasks, answers, strict=True) if ours]
 
     def _token(self) -> str:
         self._fetch_number += 1
@@ -311,6 +332,7 @@ class Fetcher:
     async def _wait_in_line(self, state: _Queue) -> Callable[[_Queue], None]:
         """Wait on the queue's connection, and say what is to become of the queue."""
         ride = self._ride(state) if state.riding else None
+        asked = time.monotonic()
         batch: Batch | None = None
         try:
             came, batch = await state.waiting.wait(LONGEST_WAIT, ride)
@@ -326,7 +348,7 @@ class Fetcher:
         if batch is not None:
             if batch.tasks:
                 state.limit = 2
-            self._deal(state, batch)
+            await self._deal(state, batch, asked)
             if batch.paused:
                 return self._look_later
         return self._awaken if came else self._keep_asleep

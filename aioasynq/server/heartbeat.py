@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 BLOCKED = 3.0  #: seconds the loop may stand still before that is logged
 LOOK_INTERVAL = 1.0  #: seconds between two looks at the loop
+FAREWELL_LIMIT = 1.0  #: seconds that Redis may take to answer once the server ends
 OVERDUE_GRACE = 10.0  #: seconds past its end, and its grace, after which a handler that blocks the loop loses its lease
 MAX_PAYLOAD = 1024  #: bytes of a payload that are shown of a running task
 
@@ -112,7 +113,9 @@ class Heartbeat:
                 self._look_at_loop()
                 if time.monotonic() >= next_beat or self._now.is_set():
                     self._now.clear()
-                    next_beat = time.monotonic() + (self._config.beat if await self._once(rdb) else LOOK_INTERVAL)
+                    next_beat = time.monotonic() + (
+                        self._config.beat if await self._unless_stopped(rdb) else LOOK_INTERVAL
+                    )
                 await self._sleep(min(LOOK_INTERVAL, max(0.0, next_beat - time.monotonic())))
             await self._farewell(rdb)
         finally:
@@ -125,6 +128,18 @@ class Heartbeat:
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
+
+    async def _unless_stopped(self, rdb: RDB) -> bool:
+        """One beat, which is given up when Redis does not answer and the server ends."""
+        assert self._stop is not None  # noqa: S101 - made before the first beat
+        beat, stop = asyncio.ensure_future(self._once(rdb)), asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({beat, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not (await asyncio.wait({beat}, timeout=FAREWELL_LIMIT))[0]:
+            beat.cancel()
+            await asyncio.wait({beat})
+            return False
+        return beat.result()
 
     async def _once(self, rdb: RDB) -> bool:
         """One beat: leases first, for they matter more. False when Redis could not be reached."""
@@ -190,7 +205,7 @@ class Heartbeat:
 
     async def _farewell(self, rdb: RDB) -> None:
         try:
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(FAREWELL_LIMIT):
                 await rdb.clear_process_info(self._describe())
         except (AioasynqError, TimeoutError) as exc:
             log.debug("what this server told of itself runs out by itself: %s", exc)

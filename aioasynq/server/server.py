@@ -44,6 +44,7 @@ H = TypeVar("H", bound="Handler")
 
 START_LIMIT = 1.0  #: seconds the first look at Redis may take; without it the server starts all the same
 SETTLE_LIMIT = 0.5  #: seconds that outcomes may take to be written at the end
+FETCH_LIMIT = 1.0  #: seconds that the last fetch may take to be answered at the end
 LAST_GRACE = 0.2  #: seconds a handler may take to end when the shutdown limit is over
 
 
@@ -316,7 +317,12 @@ class _Engine:
                 fetching = asyncio.get_running_loop().create_task(self.fetcher.run(), name="aioasynq fetcher")
                 fetching.add_done_callback(self._on_fetcher_end)
                 await self._ended.wait()
-                await asyncio.wait({fetching})
+                if not (await asyncio.wait({fetching}, timeout=FETCH_LIMIT))[0]:
+                    log.error("Redis does not answer; a task that was just taken runs again when its lease ends")
+                    fetching.cancel()
+                    await asyncio.wait({fetching})
+                    await self.fetcher.abort()
+                await self.settler.drain(SETTLE_LIMIT)  # the last fetch may have brought tasks, which go back
                 loops.cancel_scope.cancel()
         finally:
             self.fetcher.stop()

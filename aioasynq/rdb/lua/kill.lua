@@ -26,6 +26,14 @@ if before then
   return before
 end
 redis.call("ZCARD", KEYS[8]) -- fails here, before anything is written, when the key is no sorted set
+
+-- Free the lock that a task names, if it holds it. What names it may be junk, and then it is no lock.
+local function unlock(lock, id)
+  if type(lock) == "string" and redis.pcall("GET", lock) == id then
+    redis.call("DEL", lock)
+  end
+end
+
 local now = clock(ARGV[2])
 local answers, settled, key = {}, 0, 9
 for i = 6, #ARGV, 5 do
@@ -46,9 +54,7 @@ for i = 6, #ARGV, 5 do
     else
       redis.call("HSET", task, "msg", ARGV[i + 3])
     end
-    if unique and redis.pcall("GET", unique) == id then
-      redis.call("DEL", unique)
-    end
+    unlock(unique or redis.call("HGET", task, "unique_key"), id)
     settled = settled + 1
     answers[#answers + 1] = 1
   else
@@ -64,10 +70,7 @@ count(KEYS[6], KEYS[7], settled, now)
 local function let_go(ids)
   for _, id in ipairs(ids) do
     local task = ARGV[5] .. id
-    local lock = redis.pcall("HGET", task, "unique_key")
-    if type(lock) == "string" and redis.pcall("GET", lock) == id then
-      redis.call("DEL", lock)
-    end
+    unlock(redis.pcall("HGET", task, "unique_key"), id)
     redis.call("DEL", task)
     redis.call("ZREM", KEYS[8], id)
   end
