@@ -123,7 +123,7 @@ class Program(History):
         """Send one line that has no answer."""
         stdin = self._started.stdin
         assert stdin is not None
-        stdin.write(json.dumps(line, default=_plain).encode() + b"\n")
+        stdin.write(json.dumps(line, default=plain).encode() + b"\n")
 
     @property
     def _started(self) -> asyncio.subprocess.Process:
@@ -385,7 +385,7 @@ def _task(
     return {"type": type, "payload": payload, "headers": headers, "defaults": defaults or {}, **options}
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     match value:
         case bytes():
             return base64.b64encode(value).decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 Json = dict[str, Any]
@@ -35,13 +36,18 @@ class History:
             TimeoutError: it did not come within *timeout* seconds.
             EndedError: the program ended without it.
         """
+        found: list[Json] = []
+        looked = 0
         try:
             async with asyncio.timeout(timeout):
-                while len(found := self.events(event, **members)) < times:
+                while True:
+                    found += _matching(self._history[looked:], event, members)
+                    looked = len(self._history)
+                    if len(found) >= times:
+                        return found[times - 1]
                     if self._ended:
                         raise self._end(f"no event {event} {members}")
                     await self._news.wait()
-                return found[times - 1]
         except TimeoutError:
             seen = "\n".join(map(str, self._history))
             raise TimeoutError(
@@ -50,11 +56,7 @@ class History:
 
     def events(self, event: str | None = None, **members: object) -> list[Json]:
         """The events so far, all or those of this name and with these members."""
-        return [
-            seen
-            for seen in self._history
-            if event in {None, seen["event"]} and all(seen.get(name) == value for name, value in members.items())
-        ]
+        return _matching(self._history, event, members)
 
     async def settled(self, id: str, *, as_: str | None = None, times: int = 1) -> Json:  # noqa: A002
         """Wait until the outcome of a task is in Redis: done, completed, retry, archived or pending."""
@@ -75,3 +77,11 @@ class History:
 
     def _last_words(self) -> str:
         return ""
+
+
+def _matching(events: Iterable[Json], event: str | None, members: Mapping[str, object]) -> list[Json]:
+    return [
+        seen
+        for seen in events
+        if event in {None, seen["event"]} and all(seen.get(name) == value for name, value in members.items())
+    ]

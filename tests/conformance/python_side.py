@@ -75,7 +75,8 @@ class PythonClient:
         **options: Any,
     ) -> Json:
         """Enqueue a task and return its TaskInfo. *defaults* are options of the task, *options* those of the call."""
-        task = Task(type, payload, headers=headers, **(defaults or {}))
+        own: dict[str, Any] = dict(defaults or {})
+        task = Task(type, payload, headers=headers, **own)
         return as_go(await self._client.enqueue(task, **options))
 
     async def enqueue_many(self, tasks: Iterable[Task]) -> None:
@@ -126,7 +127,7 @@ class PythonServer(History):
         await self.rdb.aclose()
 
     async def start(self) -> None:
-        """Start, and wait for the first heartbeat and until cancelations are heard. Nobody tells, so it is asked for."""
+        """Start, and wait until there was a heartbeat and cancelations are heard; nobody tells, so it is asked for."""
         redis = self.rdb.client
         before = await _listeners(redis)
         await self.server.start()
@@ -186,6 +187,8 @@ class PythonServer(History):
                 if how["result"] is not None:
                     await task.write_result(how["result"])
                 _end(how["outcome"], how["text"])
+            case _:
+                pass
         return None
 
 
@@ -241,7 +244,8 @@ def differences(ones: Json, others: Json) -> Json:
     """The fields in which two TaskInfos differ. Moments are the same within a second; no bytes are empty bytes."""
     out: Json = {}
     for name in ones.keys() | others.keys():
-        one, other = ones.get(name), others.get(name)
+        one: Any = ones.get(name)
+        other: Any = others.get(name)
         if name in {"payload", "result"}:
             one, other = one or b"", other or b""
         if name in _MOMENTS and one is not None and other is not None:
@@ -253,7 +257,7 @@ def differences(ones: Json, others: Json) -> Json:
 
 async def read_task(redis: Redis, queue: str, id: str) -> Json:  # noqa: A002
     """What our codec makes of a task in Redis, as the Go programs write a TaskInfo."""
-    stored: dict[bytes, bytes] = await redis.hgetall(keys.task(queue, id))  # type: ignore[misc]
+    stored: dict[Any, Any] = await redis.hgetall(keys.task(queue, id))
     state = TaskState(stored[b"state"].decode())
     at: float | None = None
     if state in {TaskState.SCHEDULED, TaskState.RETRY}:
@@ -288,6 +292,8 @@ def _end(outcome: str, text: str = "") -> None:
             raise SkipRetry(text)
         case "revoke":
             raise RevokeTask(text)
+        case _:
+            pass
 
 
 async def _listeners(redis: Any) -> int:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests are no package
 
+from tests.conformance.go_side import plain
 from tests.conformance.history import Json
 from tests.conformance.python_side import PythonServer
 
 
 class _Printed(PythonServer):
     def add(self, event: Json) -> None:
-        print(json.dumps(event, default=repr), flush=True)
+        print(json.dumps(event, default=plain), flush=True)
 
 
 async def main(url: str, *queues: str) -> None:

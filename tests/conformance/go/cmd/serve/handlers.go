@@ -83,15 +83,26 @@ func steered(h handle) asynq.HandlerFunc {
 			"payload": plain.Encode(task.Payload()), "headers": plain.Encode(task.Headers()),
 			"retried": retried, "max_retry": maxRetry, "deadline": plain.Moment(deadline),
 		})
+		var once sync.Once
+		cancelled := func() {
+			once.Do(func() {
+				lines.Write(map[string]any{"event": "cancelled", "id": id, "cause": ctx.Err().Error()})
+			})
+		}
 		ended := make(chan struct{})
 		defer close(ended)
+		defer func() { // the handler may be quicker to end than the watch below is to look
+			if ctx.Err() != nil {
+				cancelled()
+			}
+		}()
 		go func() { // asynq acts on this by itself, whatever the handler does
 			select {
 			case <-ctx.Done():
 				select {
 				case <-ended: // asynq ends the context of a task that is over, too
 				default:
-					lines.Write(map[string]any{"event": "cancelled", "id": id, "cause": ctx.Err().Error()})
+					cancelled()
 				}
 			case <-ended:
 			}
