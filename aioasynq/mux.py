@@ -58,6 +58,9 @@ class ServeMux:
     def __len__(self) -> int:
         return len(self._handlers)
 
+    def __repr__(self) -> str:
+        return f"<ServeMux {', '.join(map(repr, self._handlers)) or 'without a handler'}>"
+
     def __bool__(self) -> bool:
         return True  # an empty mux is still one
 
@@ -65,6 +68,13 @@ class ServeMux:
     def patterns(self) -> tuple[str, ...]:
         """The registered patterns, oldest first."""
         return tuple(self._handlers)
+
+    @property
+    def queues(self) -> frozenset[str]:
+        """The queues that typed handlers name for their tasks."""
+        types = (getattr(handler, "__self__", None) for handler in self._handlers.values())
+        named = {each.queue for each in types if isinstance(each, TaskType)}
+        return frozenset(queue for queue in named if queue is not None)
 
     def find(self, type: str) -> Handler:  # noqa: A002 - what asynq calls it
         """The handler that was registered for this task type, without middleware.
@@ -100,6 +110,7 @@ class ServeMux:
 
     def handler(self, pattern: str) -> Callable[[H], H]:
         """Decorate a function of one task: :meth:`add` it, and leave it as it is."""
+        _refuse_bare("handler", pattern)
 
         def register(handler: H) -> H:
             self.add(pattern, handler)
@@ -117,6 +128,7 @@ class ServeMux:
             TypeError: the function has parameters that no JSON object can fill, or there is no such option.
             ValueError: *type* is blank or already has a handler, or an option's value is none it can have.
         """
+        _refuse_bare("task", type)
 
         def register(function: Callable[P, R]) -> TaskType[P, R]:
             task_type = TaskType(type, options, function)
@@ -186,6 +198,11 @@ class TaskType(Generic[P, R]):
         self._parameters = _Parameters(type, function)
         self._is_async = _is_async(function)
         update_wrapper(self, function, updated=())
+
+    @property
+    def queue(self) -> str | None:
+        """The queue its tasks go to, where it names one."""
+        return self._options.queue
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function, here and now."""
@@ -362,6 +379,12 @@ def _guarded(call: Callable[[], object]) -> object:
         return call()
     except StopIteration as exc:  # a future cannot carry it: whoever awaits it would wait for ever
         raise RuntimeError("handler raised StopIteration") from exc
+
+
+def _refuse_bare(decorator: str, argument: object) -> None:
+    """Refuse ``@mux.task`` without parentheses, which would register nothing."""
+    if callable(argument):
+        raise TypeError(f'{decorator} needs a task type: write @mux.{decorator}("some:type"), got {argument!r}')
 
 
 def _is_async(function: object) -> bool:

@@ -15,10 +15,11 @@ from aioasynq.errors import AioasynqError
 from aioasynq.options import EMPTY, Options, OptionsDict
 from aioasynq.rdb.base import OPERATION_TIMEOUT
 from aioasynq.rdb.rdb import RDB, open_rdb
+from aioasynq.task import Task
 
 if TYPE_CHECKING:
     from aioasynq.rdb.connection import AnyRedis
-    from aioasynq.task import Task, TaskInfo
+    from aioasynq.task import TaskInfo
 
 MAX_PAYLOAD = 10_000_000  #: bytes; Redis's own limit is 512 MB
 
@@ -61,8 +62,11 @@ class Client:
     async def enqueue(self, task: Task, **options: Unpack[OptionsDict]) -> TaskInfo:
         """Store *task*, and return what is known of it, once Redis has it.
 
-        Options given here win over the task's own. If the caller is cancelled before the task was sent, it is
-        withdrawn; after that it stands.
+        Options: ``queue``, ``max_retry``, ``task_id``, ``timeout``, ``deadline``, ``unique``, ``process_at``,
+        ``process_in``, ``retention``, ``group``, ``headers``; see :class:`~aioasynq.options.OptionsDict`. Durations are
+        seconds or a ``timedelta``, moments aware ``datetime`` or unix seconds. What is given here wins over the task.
+
+        If the caller is cancelled before the task was sent, it is withdrawn; after that it stands.
 
         Raises:
             TaskIDConflictError: the queue holds a task with this id already.
@@ -92,6 +96,8 @@ class Client:
         Raises:
             ValueError, TypeError: one of the tasks or options is wrong; nothing was sent.
         """
+        if isinstance(tasks, Task):
+            raise TypeError(f"tasks must be a list of tasks or another iterable, got one task: {tasks!r}")
         batcher = self._ready()
         common = Options.of(**options) if options else EMPTY
         now = time.time()
@@ -134,6 +140,9 @@ class Client:
         if self._owned:
             await self._rdb.aclose()
 
+    def __repr__(self) -> str:
+        return f"<Client {self._rdb.address}{', closed' if self._closed else ''}>"
+
     async def __aenter__(self) -> Self:
         self._ready()
         return self
@@ -163,7 +172,7 @@ class Client:
         if self._pid != os.getpid():
             raise RuntimeError("this client was made before a fork; make one in each process")
         if self._closed:
-            raise RuntimeError("this client is closed")
+            raise RuntimeError("this client is closed; make a new one")
         if self._batcher is not None:
             raise RuntimeError("this client belongs to another event loop or thread; make one in each")
         self._loop = loop

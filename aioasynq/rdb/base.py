@@ -56,6 +56,8 @@ _REFUSED_TEXTS = (
     "invalid password",
     "The user executing the script can't",  # Redis 7.0, of a command within a script
     "ACL failure in script",  # the same since 7.2
+    "DB index is out of range",
+    "invalid DB index",
 )
 
 
@@ -220,7 +222,7 @@ class Operations:
         reason = str(exc) or type(exc).__name__
         if isinstance(exc, TimeoutError) and not str(exc):
             reason = "no answer in time"
-        return f"{what} failed on {self.address}: {reason}"
+        return f"{what} failed on {self.address}: {reason.rstrip('.')}"
 
     async def _redis_now(self) -> float:
         """Redis's clock, unix seconds; on a Cluster that of one node."""

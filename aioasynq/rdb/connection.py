@@ -66,7 +66,11 @@ def open_link(redis: str | AnyRedis | None = None) -> Link:
         TypeError: it is neither.
     """
     if redis is None:
-        redis = os.environ.get(URL_VARIABLE) or "redis://localhost:6379/0"
+        found = os.environ.get(URL_VARIABLE)
+        try:
+            return open_link(found or "redis://localhost:6379/0")
+        except ValueError as exc:
+            raise ValueError(f"{exc} (from the environment variable {URL_VARIABLE})") from None
     if isinstance(redis, str):
         url = redis
         client, address = _from_url(url)
@@ -88,6 +92,11 @@ def _from_url(url: str) -> tuple[AnyRedis, str]:
         return _cluster_from_url(url)
     if parts.scheme == "unix" and not parts.path:
         raise ValueError(f"redis must name a socket, as in unix:///path/to/redis.sock, got {_without_password(url)!r}")
+    # A path with an @ in it is the rest of a password with a slash; the port says so below.
+    if parts.scheme != "unix" and "@" not in parts.path and not re.fullmatch(r"/?|/\d+/?", parts.path):
+        raise ValueError(
+            f"redis must name its database by a number, as in redis://localhost:6379/0, got {_without_password(url)!r}"
+        )
     try:
         pool: aioredis.BlockingConnectionPool = aioredis.BlockingConnectionPool.from_url(
             url,
@@ -101,7 +110,11 @@ def _from_url(url: str) -> tuple[AnyRedis, str]:
         )
     except (ValueError, TypeError) as exc:
         # What urllib takes for a port may be the half of a password that has a slash in it.
-        why = "its port is no number; a slash in a password is written %2F" if "Port could" in str(exc) else exc
+        why = (
+            "its port is no number; in a password a slash is written %2F and a # %23"
+            if "Port could" in str(exc)
+            else exc
+        )
         raise ValueError(
             f"redis must be a URL like redis://localhost:6379/0, got {_without_password(url)!r}: {why}"
         ) from None

@@ -231,7 +231,11 @@ class Lifecycle(Operations):
         now = time.monotonic()
         if now < self._registered.get(queue, 0.0):
             return
-        await self._plain("SADD", lambda: self._redis.execute_command("SADD", keys.queues(), queue), writes=True)
+        await self._plain(
+            f"naming queue {queue!r} among all queues",
+            lambda: self._redis.execute_command("SADD", keys.queues(), queue),
+            writes=True,
+        )
         self._registered[queue] = now + REGISTER_AGAIN
 
     def forget_queue(self, queue: str) -> None:

@@ -56,7 +56,7 @@ class RDB(Lifecycle, Upkeep, Processes):
             BrokerError: it cannot be reached.
         """
         try:
-            info = _parse_info(await self._plain("INFO", self._info, timeout=timeout))
+            info = _parse_info(await self._plain("the first look", self._info, timeout=timeout))
         except BrokerRefusedError as exc:
             if "NOPERM" not in str(exc) and "no permissions" not in str(exc):
                 raise

@@ -67,7 +67,7 @@ class Upkeep(Operations):
         return {queue: score - now for queue, score in scores.items()}
 
     async def _first(self, place: str) -> Any:
-        return await self._plain("ZRANGE", lambda: self._redis.zrange(place, 0, 0, withscores=True))
+        return await self._plain("looking for due tasks", lambda: self._redis.zrange(place, 0, 0, withscores=True))
 
     async def _firsts(self, places: Sequence[str]) -> list[Any]:
         async def ask() -> list[Any]:
@@ -76,7 +76,7 @@ class Upkeep(Operations):
                     pipe.zrange(place, 0, 0, withscores=True)
                 return await pipe.execute()
 
-        return await self._plain("ZRANGE", ask)
+        return await self._plain("looking for due tasks", ask)
 
     async def check_and_enqueue(self, *queues: str, limit: int = MAX_BATCH) -> Forwarded:
         """Make due scheduled and retried tasks pending (today's asynq says forward); groups get theirs back.

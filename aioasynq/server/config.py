@@ -6,7 +6,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 from aioasynq import keys
 from aioasynq.queues import normalise
@@ -84,6 +84,26 @@ class Config:
     def weights(self) -> dict[str, int]:
         """Queues and their weights, divided by what they have in common."""
         return normalise(dict(self.queues))
+
+
+class ServerOptions(TypedDict, total=False):
+    """The fields of :class:`Config`, as keyword arguments of a server."""
+
+    concurrency: int
+    queues: Mapping[str, int] | Iterable[str]
+    strict_priority: bool
+    lease: float | timedelta
+    shutdown_timeout: float | timedelta
+    cancel_grace: float | timedelta
+    retry_delay: RetryDelay
+    is_failure: IsFailure
+    error_handler: ErrorHandler | None
+    health_check: HealthCheck | None
+    health_check_interval: float | timedelta
+    max_threads: int
+    max_archive: int
+    archive_days: float
+    cleanup_interval: float | timedelta
 
 
 _LEAST = {

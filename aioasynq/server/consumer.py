@@ -12,13 +12,16 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from aioasynq.context import CURRENT, RUN_IN_THREAD
 from aioasynq.errors import (
+    AioasynqError,
     LeaseExpiredError,
+    RetryAfter,
     RevokeTask,
     SkipRetry,
     TaskCancelledError,
@@ -26,7 +29,7 @@ from aioasynq.errors import (
     TaskTimeoutError,
 )
 from aioasynq.message import DEFAULT_TIMEOUT
-from aioasynq.rdb.lifecycle import Killed
+from aioasynq.rdb.lifecycle import Failed, Killed
 from aioasynq.retry import default_delay
 from aioasynq.server.outcome import Outcome, Requeued, error_text, outcome
 from aioasynq.server.running import Held, Pulse, Running, Why
@@ -247,24 +250,14 @@ class Consumers:
         if running.why is Why.LOST:
             self.settled(running, still_ours=False)
             return
-        log.log(
-            logging.DEBUG if isinstance(error, RevokeTask) else logging.WARNING,
-            "%s failed (try %d of %d): %s",
-            _name(running),
-            running.msg.retried + 1,
-            running.msg.retry + 1,
-            error_text(error),
-            exc_info=error if error.__traceback__ is not None and log.isEnabledFor(logging.DEBUG) else None,
+        result = outcome(
+            running.leased,
+            error,
+            delay=lambda retried, exc: self._delay(retried, exc, task),
+            is_failure=self._is_failure,
         )
-        self._settle(
-            outcome(
-                running.leased,
-                error,
-                delay=lambda retried, exc: self._delay(retried, exc, task),
-                is_failure=self._is_failure,
-            ),
-            running,
-        )
+        _report(running, error, result)
+        self._settle(result, running)
 
     async def _tell(self, task: Task, error: BaseException) -> None:
         handler = self._config.error_handler
@@ -281,12 +274,13 @@ class Consumers:
     def _delay(self, retried: int, error: BaseException, task: Task) -> float:
         try:
             delay = float(self._config.retry_delay(retried, error, task))
-            if not math.isfinite(delay):
-                raise ValueError(f"retry_delay must return a number of seconds, got {delay!r}")
-            return max(0.0, delay)
         except Exception:
             log.exception("retry_delay failed for task %s; the default delay counts", task.id)
             return default_delay(retried, error, task)
+        if not math.isfinite(delay):
+            log.error("retry_delay gave %r for task %s; the default delay counts", delay, task.id)
+            return default_delay(retried, error, task)
+        return max(0.0, delay)
 
     def _is_failure(self, error: BaseException) -> bool:
         try:
@@ -310,6 +304,23 @@ class Consumers:
             log.warning("%s is not ours any more; what it did is not recorded", _name(running))
         self._held.discard(running)
         self._on_free()
+
+
+def _report(running: Running, error: BaseException, result: Outcome) -> None:
+    """One line on what happened and what comes next, with the traceback of what the handler did not mean to raise."""
+    meant = isinstance(error, AioasynqError | SkipRetry | RevokeTask | RetryAfter)
+    tries = f"try {running.msg.retried + 1} of {running.msg.retry + 1}"
+    text = error_text(error) if meant else f"{type(error).__name__}: {error_text(error)}"
+    what = shorten(text, 300)
+    trace = None if meant or error.__traceback__ is None else error
+    if isinstance(result, Failed) and not result.is_failure:
+        log.info("%s comes back in %.1f s: %s", _name(running), result.delay, what, exc_info=trace)
+    elif isinstance(result, Failed):
+        log.warning("%s failed (%s), again in %.1f s: %s", _name(running), tries, result.delay, what, exc_info=trace)
+    elif isinstance(result, Killed):
+        log.error("%s failed (%s) and goes to the archive: %s", _name(running), tries, what, exc_info=trace)
+    else:
+        log.info("%s was revoked: %s", _name(running), what)
 
 
 def _name(running: Running) -> str:

@@ -83,6 +83,8 @@ class Heartbeat:
         await asyncio.to_thread(self._thread.join)
 
     def _tell(self, event: Callable[[], asyncio.Event | None]) -> None:
+        if self._thread.ident is None:
+            return  # it is yet to start, and tells all at its first beat
         self._begun.wait()  # a moment at most: the thread sets it first of all
         loop, told = self._loop, event()
         if loop is None or told is None or loop.is_closed():

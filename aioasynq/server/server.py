@@ -10,7 +10,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar, Unpack
 
 import anyio
 
@@ -20,7 +20,7 @@ from aioasynq.mux import ServeMux
 from aioasynq.rdb.rdb import RDB, open_rdb
 from aioasynq.server.cancel_loop import cancel_loop
 from aioasynq.server.cleanup_loop import cleanup
-from aioasynq.server.config import Config, config_of
+from aioasynq.server.config import Config, ServerOptions, config_of
 from aioasynq.server.consumer import Consumers
 from aioasynq.server.contact import Contact
 from aioasynq.server.every import every
@@ -34,13 +34,16 @@ from aioasynq.server.settler import Settler
 from aioasynq.server.threads import Threads
 
 if TYPE_CHECKING:
-    from aioasynq.mux import Handler, TaskType
+    from aioasynq.mux import Handler, Middleware, TaskType
     from aioasynq.options import OptionsDict
     from aioasynq.rdb.connection import AnyRedis
 
 log = logging.getLogger(__name__)
 
 H = TypeVar("H", bound="Handler")
+M = TypeVar("M", bound="Middleware")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 START_LIMIT = 1.0  #: seconds the first look at Redis may take; without it the server starts all the same
 SETTLE_LIMIT = 0.5  #: seconds that outcomes may take to be written at the end
@@ -77,11 +80,13 @@ class Server:
         mux: ServeMux | None = None,
         *,
         config: Config | None = None,
-        **options: Any,
+        **options: Unpack[ServerOptions],
     ) -> None:
+        if isinstance(redis, ServeMux):
+            raise TypeError(f"redis comes first, then the mux: Server(url, mux) or Server(mux=mux), got {redis!r}")
         if mux is not None and not isinstance(mux, ServeMux):
             raise TypeError(f"mux must be a ServeMux, got {mux!r}")
-        self.config = config_of(config, options)
+        self.config = config_of(config, dict(options))
         self.mux = ServeMux() if mux is None else mux
         self.id = str(uuid.uuid4())
         self._redis = redis
@@ -100,11 +105,11 @@ class Server:
         """Register a raw handler; see :meth:`ServeMux.handler`."""
         return self.mux.handler(pattern)
 
-    def task(self, type: str, **options: Unpack[OptionsDict]) -> Callable[[Callable[..., Any]], TaskType[..., Any]]:  # noqa: A002
+    def task(self, type: str, **options: Unpack[OptionsDict]) -> Callable[[Callable[P, R]], TaskType[P, R]]:  # noqa: A002
         """Register a typed handler; see :meth:`ServeMux.task`."""
         return self.mux.task(type, **options)
 
-    def use(self, middleware: Any) -> Any:
+    def use(self, middleware: M) -> M:
         """Add middleware; see :meth:`ServeMux.use`."""
         return self.mux.use(middleware)
 
@@ -152,7 +157,15 @@ class Server:
         self._engine = _Engine(self, rdb, owned, contact)
         self._supervisor = asyncio.get_running_loop().create_task(self._engine.run(), name="aioasynq server")
         self._supervisor.add_done_callback(self._supervised)
-        log.info("server %s started: %s, concurrency %d", self.id, rdb.address, self.config.concurrency)
+        log.info(
+            "server %s started%s: %s, concurrency %d",
+            self.id,
+            "" if contact.there else ", without contact to Redis yet",
+            rdb.address,
+            self.config.concurrency,
+        )
+        for queue in sorted(self.mux.queues - set(self.config.queues)):
+            log.warning("a handler's tasks go to queue %r, which this server does not serve", queue)
 
     async def _look_at(self, rdb: RDB, contact: Contact) -> None:
         try:
@@ -241,6 +254,9 @@ class Server:
         if not supervisor.cancelled() and (bug := supervisor.exception()) is not None:
             self._status = "closed"
             log.critical("server %s ended by a bug", self.id, exc_info=bug)
+
+    def __repr__(self) -> str:
+        return f"<Server {self.id} {self._status}, queues {', '.join(self.config.queues)}>"
 
     def describe(self) -> ServerInfo:
         """What is told to others about this server. Safe from any thread."""
@@ -341,7 +357,7 @@ class _Engine:
             await self._until_idle(LAST_GRACE + 0.1, None)
             for running in self.held.snapshot():
                 self.consumers.abandon(running)
-        await asyncio.sleep(0)  # those that were left to themselves hand their outcomes on
+        await self._until_idle(SETTLE_LIMIT, None)  # error handlers that still run, and tasks left to themselves
         unsettled = await self.settler.drain(SETTLE_LIMIT)
         if unsettled:
             log.error(

@@ -7,6 +7,7 @@ moments are in seconds from the start of the story, which :func:`with_moments` a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -106,11 +107,13 @@ class PythonPlayer:
     async def _enqueue_unique(self, msg: str | Mapping[str, Any], ttl: int) -> None:
         _only(await self._rdb.enqueue_unique([Unique(self._message(msg), ttl)]))
 
+    # Moments at which tasks are due are cut to whole seconds here: ours are rounded up, Go's down.
+
     async def _schedule(self, msg: str | Mapping[str, Any], process_at: float) -> None:
-        _only(await self._rdb.schedule([Scheduled(self._message(msg), f"{process_at:.3f}")]))
+        _only(await self._rdb.schedule([Scheduled(self._message(msg), f"{math.floor(process_at)}")]))
 
     async def _schedule_unique(self, msg: str | Mapping[str, Any], process_at: float, ttl: int) -> None:
-        _only(await self._rdb.schedule_unique([ScheduledUnique(self._message(msg), f"{process_at:.3f}", ttl)]))
+        _only(await self._rdb.schedule_unique([ScheduledUnique(self._message(msg), f"{math.floor(process_at)}", ttl)]))
 
     async def _add_to_group(self, msg: str | Mapping[str, Any], group: str) -> None:
         _only(await self._rdb.add_to_group([replace(self._message(msg), group_key=group)]))
@@ -139,7 +142,7 @@ class PythonPlayer:
         return _held(await self._rdb.requeue([self._hold(msg)]))
 
     async def _retry(self, msg: str, process_at: float, error: str, is_failure: bool) -> str | None:
-        failed = Failed(self._hold(msg), process_at - self._now, error, is_failure)
+        failed = Failed(self._hold(msg), math.floor(process_at) - self._now, error, is_failure)
         return _held(await self._rdb.retry([failed]))
 
     async def _kill(self, msg: str, error: str) -> str | None:

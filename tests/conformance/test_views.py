@@ -114,9 +114,6 @@ async def test_asynqmon_sees_every_queue_task_and_server(
 
 
 @pytest.mark.parametrize("state", ["scheduled", "retry"])
-@pytest.mark.xfail(
-    reason="asynq 0.24.1, with which asynqmon is built, reads no scores with a fraction", strict=True
-)
 async def test_asynqmon_lists_tasks_that_are_due_later(
     asynqmon: Asynqmon, python_client: PythonClient, redis_url, queue, state
 ):

@@ -402,7 +402,7 @@ async def _run(system: System) -> Report:
         await _come_to_rest(redis, _REST + 3 * system.lease)
         recovery = time.monotonic() - ended
         await system.end_workers()
-        verdict = evaluate(system.ledger.read(), await inspect(redis), concurrency=system.settings.concurrency)
+        verdict = evaluate(system.ledger.read(), await inspect(redis), concurrency=2 * system.settings.concurrency)
     return Report(
         fault=row.name,
         seed=system.settings.seed,

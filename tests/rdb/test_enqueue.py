@@ -13,7 +13,7 @@ from aioasynq.rdb import lifecycle
 from aioasynq.rdb.base import MAX_BATCH, Receipt
 from aioasynq.rdb.lifecycle import Scheduled, ScheduledUnique, Unique
 from aioasynq.rdb.rdb import RDB
-from tests.support.build import LOCK, NOW, NOW_NS, NOW_S, QUEUE, message, unique
+from tests.support.build import IN_A_MINUTE, LOCK, NOW, NOW_NS, NOW_S, QUEUE, message, unique
 from tests.support.state import State, assert_states, write_all
 
 
@@ -94,13 +94,13 @@ ROWS = {
         State(),
         lambda rdb: rdb.schedule([Scheduled(message("a"), AT_60), Scheduled(message("b"), "+12.5")]),
         [None, None],
-        State(scheduled={"a": NOW + 60, "b": NOW + 12.5}),
+        State(scheduled={"a": IN_A_MINUTE, "b": NOW_S + 13}),
     ),
-    "schedule is never early: scores are rounded up to a millisecond": Row(
+    "schedule is never early: scores are rounded up, near ones to a millisecond, far ones to a second": Row(
         State(),
         lambda rdb: rdb.schedule([Scheduled(message("a"), "4000000060.1231"), Scheduled(message("b"), "+0.0004")]),
         [None, None],
-        State(scheduled={"a": 4000000060.124, "b": 4000000000.251}),
+        State(scheduled={"a": 4000000061, "b": 4000000000.251}),
     ),
     "schedule takes what is due already": Row(
         State(),
@@ -112,13 +112,13 @@ ROWS = {
         State(pending=["b"]),
         lambda rdb: rdb.schedule([Scheduled(message(task_id), AT_60) for task_id in "abc"]),
         [None, TaskIDConflictError, None],
-        State(pending=["b"], scheduled={"a": NOW + 60, "c": NOW + 60}),
+        State(pending=["b"], scheduled={"a": IN_A_MINUTE, "c": IN_A_MINUTE}),
     ),
     "row 20: schedule_unique takes the lock, the second is a duplicate": Row(
         State(),
         lambda rdb: rdb.schedule_unique([ScheduledUnique(unique(task_id), AT_60, 120) for task_id in "ab"]),
         [None, DuplicateTaskError],
-        State(scheduled={"a": NOW + 60}, tasks={"a": STORED_UNIQUE}, locks={LOCK: "a"}),
+        State(scheduled={"a": IN_A_MINUTE}, tasks={"a": STORED_UNIQUE}, locks={LOCK: "a"}),
     ),
     "row 21: schedule_unique with an id that is taken takes no lock": Row(
         State(scheduled={"a": NOW}),
@@ -332,7 +332,7 @@ async def test_without_a_clock_redis_is_asked_for_the_time(redis_target):
     fields = state.tasks["a"]
     assert fields is not None
     assert before - 0.01 <= int(fields["pending_since"]) / 1e9 <= after + 0.01  # the nodes of a Cluster are one machine
-    assert before + 60 - 0.01 <= state.scheduled["b"] <= after + 60 + 0.01
+    assert before + 60 - 0.01 <= state.scheduled["b"] <= after + 61 + 0.01
 
 
 async def forget_all_but_receipts(redis: Any) -> None:

@@ -13,7 +13,20 @@ from aioasynq.errors import BrokerError
 from aioasynq.rdb.base import Receipt
 from aioasynq.rdb.lifecycle import Completed, Failed, Killed, Scheduled, Unique
 from aioasynq.rdb.rdb import RDB
-from tests.support.build import LEASE, NOW, NOW_NS, NOW_S, OWNER, QUEUE, Clock, counted, held, message, unique
+from tests.support.build import (
+    IN_A_MINUTE,
+    LEASE,
+    NOW,
+    NOW_NS,
+    NOW_S,
+    OWNER,
+    QUEUE,
+    Clock,
+    counted,
+    held,
+    message,
+    unique,
+)
 from tests.support.state import State, assert_states
 
 FAILED: dict[str, Any] = {"error_msg": "boom", "last_failed_at": NOW_S}
@@ -46,7 +59,9 @@ PASSES: dict[str, tuple[State, Callable[[RDB], Awaitable[object]], State]] = {
     "retry": (
         ACTIVE,
         lambda rdb: rdb.retry([Failed(held("a"), 60, "boom")]),
-        State(retry={"a": NOW + 60}, tasks={"a": {"msg": message("a", retried=1, **FAILED)}}, counters=counted(1, 1)),
+        State(
+            retry={"a": IN_A_MINUTE}, tasks={"a": {"msg": message("a", retried=1, **FAILED)}}, counters=counted(1, 1)
+        ),
     ),
     "kill": (
         ACTIVE,

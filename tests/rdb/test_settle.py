@@ -15,6 +15,7 @@ from aioasynq.rdb.rdb import RDB
 from tests.support.build import (
     DAY,
     GO_LEASE,
+    IN_A_MINUTE,
     LEASE,
     LOCK,
     NOW,
@@ -160,7 +161,7 @@ ROWS = {
         lambda rdb: rdb.retry([Failed(held("a"), 60, "boom")]),
         active(
             "b",
-            retry={"a": NOW + 60},
+            retry={"a": IN_A_MINUTE},
             tasks={"a": {"msg": message("a", retried=1, **FAILED)}},
             counters=counted(1, 1),
         ),
@@ -183,13 +184,13 @@ ROWS = {
     "row 35: retry that is no failure records the error and counts nothing": Row(
         active("a"),
         lambda rdb: rdb.retry([Failed(held("a"), 60, "boom", is_failure=False)]),
-        State(retry={"a": NOW + 60}, tasks={"a": {"msg": message("a", **FAILED)}}),
+        State(retry={"a": IN_A_MINUTE}, tasks={"a": {"msg": message("a", **FAILED)}}),
     ),
     "retry counts only the failures of a batch": Row(
         active("a", "b", "c"),
         lambda rdb: rdb.retry([Failed(held(task_id), 60, "boom", task_id != "b") for task_id in "abc"]),
         State(
-            retry=dict.fromkeys("abc", NOW + 60),
+            retry=dict.fromkeys("abc", IN_A_MINUTE),
             tasks={task_id: {"msg": message(task_id, retried=int(task_id != "b"), **FAILED)} for task_id in "abc"},
             counters=counted(2, 2),
         ),
@@ -199,7 +200,7 @@ ROWS = {
         active("a", "b", tasks={"a": {"recovered": "1"}, "b": {"recovered": "5"}}),
         lambda rdb: rdb.retry([Failed(held("a"), 60, "boom", recovered=2), Failed(held("b"), 60, "boom")]),
         State(
-            retry=dict.fromkeys("ab", NOW + 60),
+            retry=dict.fromkeys("ab", IN_A_MINUTE),
             tasks={
                 "a": {"msg": message("a", retried=1, **FAILED), "recovered": "2"},
                 "b": {"msg": message("b", retried=1, **FAILED), "recovered": "5"},
@@ -212,7 +213,7 @@ ROWS = {
         active("a"),
         lambda rdb: rdb.retry([Failed(held("a"), 60, "bad \udcff text")]),
         State(
-            retry={"a": NOW + 60},
+            retry={"a": IN_A_MINUTE},
             tasks={"a": {"msg": message("a", retried=1, error_msg="bad ? text", last_failed_at=NOW_S)}},
             counters=counted(1, 1),
         ),

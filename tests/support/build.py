@@ -14,6 +14,7 @@ NOW = 4_000_000_000.25
 NOW_S = int(NOW)
 NOW_NS = f"{NOW * 1e9:.0f}"  #: as scripts reckon it, in floating point
 DAY = keys.day(NOW)  #: 2096-10-02
+IN_A_MINUTE = float(NOW_S + 61)  #: how a score a minute from now looks: far ones are whole seconds, rounded up
 LEASE = NOW + 15  #: how leases of ours look: never a whole second
 GO_LEASE = float(NOW_S + 30)  #: how Go's look
 OWNER = "host:1:server:1"

@@ -28,10 +28,19 @@ local function lease_end(now, seconds)
   return moment
 end
 
--- When a task is due: "+12.500" is a delay from now, anything else a moment.
+-- The score of a task that is due at a moment. Far moments are whole seconds, rounded up: a list with a fraction in it
+-- cannot be read by asynqmon, which is built on an older asynq. Within 10 seconds being on time counts for more.
+local function due_score(moment, now)
+  if moment - now < 10 then
+    return score(moment)
+  end
+  return string.format("%.0f", math.ceil(moment - 0.001))
+end
+
+-- When a task is due, as a score: "+12.500" is a delay from now, anything else a moment.
 local function due(when, now)
   if string.sub(when, 1, 1) == "+" then
-    return score(now + tonumber(string.sub(when, 2)))
+    return due_score(now + tonumber(string.sub(when, 2)), now)
   end
-  return score(tonumber(when))
+  return due_score(tonumber(when), now)
 end

@@ -30,7 +30,7 @@ for i = 9, #KEYS do
   if mine(KEYS[i], redis.call("ZSCORE", KEYS[3], id), guard) then
     redis.call("LREM", KEYS[2], 0, id)
     redis.call("ZREM", KEYS[3], id)
-    redis.call("ZADD", KEYS[8], score(now + tonumber(ARGV[arg + 3])), id)
+    redis.call("ZADD", KEYS[8], due_score(now + tonumber(ARGV[arg + 3]), now), id)
     redis.call("HSET", KEYS[i], "msg", msg, "state", "retry")
     redis.call("HDEL", KEYS[i], "owner")
     if ARGV[arg + 5] ~= "" then
