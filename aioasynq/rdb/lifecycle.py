@@ -72,6 +72,15 @@ class Leased(NamedTuple):
     error: str = ""
 
     @property
+    def shown(self) -> str:
+        """The id for people: what is no text in it is escaped."""
+        return (
+            self.id
+            if self.msg is not None
+            else self.id.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        )
+
+    @property
     def lock(self) -> str:
         """Full name of the uniqueness lock; empty without one."""
         return self.msg.unique_key if self.msg else ""
@@ -449,7 +458,7 @@ def read_leased(queue: str, task_id: str, data: bytes, guard: str) -> Leased:
         return Leased(queue, task_id, None, guard, f"undecodable message: {exc}")
     if msg.id != task_id:
         what = "no message" if not data else f"a message with the id {msg.id!r}"
-        return Leased(queue, task_id, None, guard, f"undecodable message: {what} under the id {task_id!r}")
+        return Leased(queue, task_id, None, guard, f"undecodable message: {what} under the id {task_id!a}")
     return Leased(queue, task_id, msg, guard)
 
 

@@ -50,6 +50,7 @@ class WaitingConnection:
         self._node: ClusterNode | None = None
         self._client_id = 0
         self._waiting = False
+        self.armed = False  #: Redis watches the queue for us
         self.may_unblock = True  #: false once Redis has refused CLIENT UNBLOCK
 
     async def wait(self, seconds: float, ride: Ride | None = None) -> tuple[bool, Batch | None]:
@@ -80,7 +81,7 @@ class WaitingConnection:
             await self.close()
             raise
         finally:
-            self._waiting = False
+            self._waiting = self.armed = False
 
     async def _open(self) -> AbstractConnection:
         if self._connection is None:
@@ -116,6 +117,7 @@ class WaitingConnection:
             )
             commands.append(("EVALSHA", dequeue_script().sha, len(call), *call, *args))
         await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        self.armed = True
         refused: ResponseError | None = None
         moved: Any = None
         async with asyncio.timeout(seconds + _GRACE):

@@ -311,7 +311,7 @@ def _report(running: Running, error: BaseException, result: Outcome) -> None:
     meant = isinstance(error, AioasynqError | SkipRetry | RevokeTask | RetryAfter)
     tries = f"try {running.msg.retried + 1} of {running.msg.retry + 1}"
     text = error_text(error) if meant else f"{type(error).__name__}: {error_text(error)}"
-    what = shorten(text, 300)
+    what = shorten(text, 300).encode("utf-8", "backslashreplace").decode()
     trace = None if meant or error.__traceback__ is None else error
     if isinstance(result, Failed) and not result.is_failure:
         log.info("%s comes back in %.1f s: %s", _name(running), result.delay, what, exc_info=trace)

@@ -174,7 +174,7 @@ class Fetcher:
         """Ask in order of priority; a lower queue gets a place only when the higher ones are empty."""
         for queue in self._order:
             state = self._queues[queue]
-            if state.waiter is not None and not state.awake:
+            if state.waiting.armed and not state.awake:
                 continue  # watched, and nothing has come
             if state.timer is not None:
                 continue  # paused, or looked at only now and then
@@ -226,7 +226,7 @@ class Fetcher:
         for queue, stray in batch.strays:
             log.warning("entry %s was taken off queue %s: there is no such task waiting there", stray, queue)
         for leased in batch.broken:
-            log.error("task %s of queue %s goes to the archive: %s", leased.id, leased.queue, leased.error)
+            log.error("task %s of queue %s goes to the archive: %s", leased.shown, leased.queue, leased.error)
             self._settler.add(Killed(leased, leased.error))
         if self._stopping:
             for leased in reversed(batch.tasks):  # the last one given back runs first

@@ -70,4 +70,4 @@ class Recovery:
             if taken:
                 self.count += 1
                 what = "will run again" if isinstance(item, Failed) else "was archived"
-                log.warning("task %s of queue %s %s: %s", item.leased.id, item.leased.queue, what, item.error)
+                log.warning("task %s of queue %s %s: %s", item.leased.shown, item.leased.queue, what, item.error)

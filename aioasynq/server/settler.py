@@ -164,7 +164,9 @@ class Settler:
             return (await self._until_answered(lane.write, [waiting], lane.receipts.next()))[0]
         except Exception as exc:
             leased = waiting.outcome.leased
-            log.exception("the outcome of task %s of queue %s cannot be written; archiving it", leased.id, leased.queue)
+            log.exception(
+                "the outcome of task %s of queue %s cannot be written; archiving it", leased.shown, leased.queue
+            )
             bare = Leased(leased.queue, leased.id, None, leased.guard)
             killed = Killed(bare, f"outcome could not be written: {error_text(exc)}")
             kill = self._lanes.get((leased.queue, Killed)) or self._open_lane(leased.queue, Killed)

@@ -167,7 +167,7 @@ WRONG = {
         ["tasks:mux", "--url", "redis://:sec/ret@localhost"],
         (
             "aioasynq: redis must be a URL like redis://localhost:6379/0, got 'redis://:***@localhost': "
-            "its port is no number; a slash in a password is written %2F"
+            "its port is no number; in a password a slash is written %2F and a # %23"
         ),
     ),
 }
@@ -235,7 +235,7 @@ async def test_the_password_is_not_shown_and_a_wrong_one_ends_it(run_worker, own
     async with run_worker("tasks:mux", "--url", server.url.replace("s3cret", "wr0ng")) as worker:
         assert await worker.end() == 1
     last = worker.said.splitlines()[-1]
-    assert last.startswith(f"aioasynq: INFO failed on redis://127.0.0.1:{server.port}/0: ")
+    assert last.startswith(f"aioasynq: the first look failed on redis://127.0.0.1:{server.port}/0: ")
     assert "wr0ng" not in worker.said
     assert "Traceback" not in worker.said
 

@@ -1,0 +1,162 @@
+"""What the tests of client and server share: seeing what happened, waiting for it, and reading what is in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from redis.asyncio import Redis
+
+from aioasynq import ServeMux, Task, keys
+from aioasynq.rdb.script import Script
+
+PATIENCE = 15.0  #: seconds until a test gives up; nothing should ever take that long
+
+_LISTS = ("pending", "active")
+_SETS = ("lease", "scheduled", "retry", "archived", "completed")
+_SCRIPTS = (
+    "add_to_group",
+    "add_to_group_unique",
+    "check_and_enqueue",
+    "dequeue",
+    "done",
+    "enqueue",
+    "enqueue_unique",
+    "extend_lease",
+    "kill",
+    "mark_as_complete",
+    "requeue",
+    "retry",
+    "schedule",
+    "schedule_unique",
+    "write_process_info",
+)
+
+
+class Seen:
+    """Things that happened, in order, for a test to wait for."""
+
+    def __init__(self) -> None:
+        self.all: list[Any] = []
+        self._more = asyncio.Event()
+
+    def add(self, thing: Any) -> None:
+        self.all.append(thing)
+        self._more.set()
+
+    async def until(self, enough: int | Callable[[list[Any]], bool]) -> list[Any]:
+        """Wait until there are that many, or until what there is will do."""
+        async with asyncio.timeout(PATIENCE):
+            while not (len(self.all) >= enough if isinstance(enough, int) else enough(self.all)):
+                self._more.clear()
+                await self._more.wait()
+        return self.all
+
+    @property
+    def times(self) -> Counter[Any]:
+        return Counter(self.all)
+
+
+class Stage:
+    """A mux whose handler ``work`` notes the ids it is given, and waits at a gate that is open at first."""
+
+    def __init__(self) -> None:
+        self.mux = ServeMux()
+        self.began = Seen()  #: ids
+        self.ended = Seen()  #: ids of those that were not cut short
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.raises: BaseException | None = None
+        self.returns: object = None
+        self.running = 0
+        self.most = 0  #: that ran at once
+        self.mux.add("work", self._work)
+
+    async def _work(self, task: Task) -> object:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.began.add(task.id)
+        try:
+            await self.gate.wait()
+        finally:
+            self.running -= 1
+        self.ended.add(task.id)
+        if self.raises is not None:
+            raise self.raises
+        return self.returns
+
+
+def once_each(ids: Iterable[str]) -> Counter[str]:
+    return Counter(dict.fromkeys(ids, 1))
+
+
+async def eventually(holds: Callable[[], Awaitable[bool] | bool]) -> None:
+    """Look until *holds*; for what nobody tells of."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            answer = holds()
+            if answer if isinstance(answer, bool) else await answer:
+                return
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def patience(seconds: float = PATIENCE):
+    async with asyncio.timeout(seconds):
+        yield
+
+
+async def places(redis: Redis, queue: str = "default") -> dict[str, list[str]]:
+    """Where the ids of a queue are, ``pending`` with the next to run first; places that hold none are left out.
+
+    ``groups`` has the members of all groups, ``tasks`` the ids that have a hash.
+    """
+    prefix = keys.prefix(queue)
+    found: dict[str, list[str]] = {}
+    for name in _LISTS:
+        found[name] = [task_id.decode() for task_id in reversed(await redis.lrange(prefix + name, 0, -1))]  # type: ignore[union-attr]
+    for name in _SETS:
+        found[name] = [task_id.decode() for task_id in await redis.zrange(prefix + name, 0, -1)]  # type: ignore[union-attr]
+    found["groups"] = [
+        task_id.decode()  # type: ignore[union-attr]
+        for group in await redis.smembers(keys.groups(queue))
+        for task_id in await redis.zrange(keys.group(queue, group.decode()), 0, -1)  # type: ignore[union-attr]
+    ]
+    tasks = keys.task_prefix(queue)
+    found["tasks"] = sorted([key.decode().removeprefix(tasks) async for key in redis.scan_iter(match=tasks + "*")])
+    return {name: sorted(ids) if name != "pending" else ids for name, ids in found.items() if ids}
+
+
+async def counted(redis: Redis, queue: str = "default") -> tuple[int, int]:
+    """How many tries were counted as processed, and how many of them as failed; both in total and by day."""
+    prefix = keys.prefix(queue)
+    totals = [int(await redis.get(prefix + name) or 0) for name in ("processed", "failed")]
+    by_day = [0, 0]
+    for n, name in enumerate(("processed", "failed")):
+        async for key in redis.scan_iter(match=f"{prefix}{name}:*"):
+            by_day[n] += int(await redis.get(key) or 0)
+    assert totals == by_day
+    return totals[0], totals[1]
+
+
+async def assert_in_order(redis: Redis, queue: str = "default") -> dict[str, list[str]]:
+    """Each task of a queue is in exactly one place, the one that its state names; an active one has a lease."""
+    found = await places(redis, queue)
+    tasks = found.get("tasks", [])
+    where = {name: ids for name, ids in found.items() if name not in {"tasks", "lease"}}
+    assert sorted(task_id for ids in where.values() for task_id in ids) == tasks
+    assert found.get("lease", []) == found.get("active", [])
+    for name, ids in where.items():
+        for task_id in ids:
+            state = await redis.hget(keys.task(queue, task_id), "state")
+            assert state == ("aggregating" if name == "groups" else name).encode()
+    return found
+
+
+async def load_scripts(redis: Redis) -> None:
+    """Let Redis know all scripts, so that the first call of one is like any other."""
+    for name in _SCRIPTS:
+        await redis.script_load(Script(name).text)
