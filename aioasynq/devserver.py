@@ -11,8 +11,10 @@ import atexit
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -436,3 +438,22 @@ async def _in_thread(call: Callable[[], object]) -> None:
                 await asyncio.wait([work])
         work.exception()  # the cancellation wins; asyncio need not complain that nobody looked
         raise
+
+
+def main() -> None:
+    """Run a Redis in the foreground until Ctrl-C: ``python -m aioasynq.devserver [port]``."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        port = int(sys.argv[1]) if len(sys.argv) > 1 else 6379
+        with suppress(KeyboardInterrupt), DevServer(port=port) as server:
+            line = f"Redis {server.version} at {server.url}; it forgets all at its end. Ctrl-C ends it."
+            print(line, flush=True)  # noqa: T201 - what it is run for
+            signal.pause()
+    except ValueError:
+        sys.exit(f"aioasynq.devserver: the port must be a number, got {sys.argv[1]!r}")
+    except DevServerError as exc:
+        sys.exit(f"aioasynq.devserver: {exc}")
+
+
+if __name__ == "__main__":
+    main()

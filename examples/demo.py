@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from aioasynq import keys
-from aioasynq.devserver import DevServerError, find_server, free_port, redis_url
+from aioasynq.devserver import DevServerError, free_port, redis_url
 
 HERE = Path(__file__).parent
 LONE = 100  # tasks that are sent one by one into the idle server
@@ -170,13 +170,10 @@ def report(outcomes: list[tuple[str, str, str]], latencies: list[float], seconds
 
 def how_to_go_on() -> None:
     programs, examples = from_here(Path(sys.executable).parent), from_here(HERE)
-    with contextlib.suppress(DevServerError):
-        console.print(
-            f"\nGo on by hand, each line in a terminal of its own:\n  {find_server()} --save ''", highlight=False
-        )
+    console.print("\nGo on by hand: a Redis and the app, each in a terminal of its own, and requests in a third.")
     for command in (
+        f"{programs}/python -m aioasynq.devserver",
         f"{programs}/uvicorn --app-dir {examples} webapp:app",
-        f"PYTHONPATH={examples} {programs}/aioasynq worker webapp:mux",
         "curl -X POST localhost:8000/welcome -d '{\"user_id\": 42}'",
         "curl localhost:8000/journal",
     ):

@@ -127,10 +127,12 @@ async def test_a_command_exists(place, command, tmp_path, redis_url):
             targets = [target for target in targets if "=" not in target]
             assert set(targets) <= set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         case ["pip", "install", wanted]:
-            extra = re.fullmatch(r"aioasynq(?:\[(\w+)\])?", wanted)
-            assert extra
+            extras = re.fullmatch(r"\.(?:\[([\w,]+)\])?", wanted)
+            assert extras
             project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-            assert extra[1] is None or extra[1] in project["optional-dependencies"]
+            assert set(filter(None, (extras[1] or "").split(","))) <= set(project["optional-dependencies"])
+        case ["python", "-m", "aioasynq.devserver"]:
+            pass  # tested in tests/unit/test_devserver.py
         case ["aioasynq", *arguments] | ["python", "-m", "aioasynq", *arguments]:
             # Options are read before --help; what they do is tested in tests/cli.
             assert await run(sys.executable, "-m", "aioasynq", *arguments, "--help", cwd=tmp_path, url=redis_url)

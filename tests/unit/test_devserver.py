@@ -362,3 +362,20 @@ def test_a_forked_process_leaves_it_alone():
         process.stdout.readline()
         assert process.stdout.readline() == "True\n"
         process.communicate()
+
+
+def test_it_runs_in_the_foreground_until_it_is_told_to_end() -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "aioasynq.devserver", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert f"redis://127.0.0.1:{port}/0" in process.stdout.readline()
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+
+
+def test_a_port_that_is_no_number_is_refused_in_one_line() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "aioasynq.devserver", "six"], capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stderr) == (1, "aioasynq.devserver: the port must be a number, got 'six'\n")
