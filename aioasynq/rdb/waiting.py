@@ -86,15 +86,23 @@ class WaitingConnection:
     async def _open(self) -> AbstractConnection:
         if self._connection is None:
             connection, self._node = await connection_for(self._rdb.client, keys.pending(self._queue))
-            async with asyncio.timeout(_GRACE * 2):
-                await connection.connect()
-                self._connection = connection
-                try:
-                    self._client_id = int(await self._client(connection, "ID"))
-                    await self._client(connection, "UNBLOCK", self._client_id)  # ends nothing, but tells whether we may
-                except NoPermissionError:
-                    self.may_unblock = False
+            try:
+                async with asyncio.timeout(_GRACE * 2):
+                    await connection.connect()
+                    await self._introduce(connection)
+            except BaseException:  # redis-py does not undo a connect that was cancelled
+                with contextlib.suppress(Exception):
+                    await connection.disconnect(nowait=True)
+                raise
+            self._connection = connection
         return self._connection
+
+    async def _introduce(self, connection: AbstractConnection) -> None:
+        try:
+            self._client_id = int(await self._client(connection, "ID"))
+            await self._client(connection, "UNBLOCK", self._client_id)  # ends nothing, but tells whether we may
+        except NoPermissionError:
+            self.may_unblock = False
 
     async def _client(self, connection: AbstractConnection, *words: str | int) -> Any:
         await connection.send_packed_command(connection.pack_command("CLIENT", *words), check_health=False)
