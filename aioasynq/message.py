@@ -32,6 +32,12 @@ class TaskMessage:
     group_key: str = ""  #: name of its group; empty: none
     headers: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def size(self) -> int:
+        """About how many bytes it has: those of the payload and of the headers."""
+        size = len(self.payload) if self.payload else 0
+        return size + sum(len(name) + len(value) for name, value in self.headers.items()) if self.headers else size
+
     def effective_deadline(self, now: float) -> float:
         """When an attempt that starts at *now* has to be over; both are unix seconds.
 

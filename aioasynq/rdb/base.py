@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import anyio
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import (
     AuthenticationError,
@@ -19,6 +20,7 @@ from redis.exceptions import (
     ConnectionError as RedisConnectionError,
     NoPermissionError,
     NoScriptError,
+    RedisClusterException,
     RedisError,
     ResponseError,
     TimeoutError as RedisTimeoutError,
@@ -26,7 +28,7 @@ from redis.exceptions import (
 )
 
 from aioasynq.errors import BrokerError, BrokerRefusedError
-from aioasynq.rdb.connection import AnyRedis, Link, open_link
+from aioasynq.rdb.connection import AnyRedis, Link, hint, open_link
 from aioasynq.rdb.script import Script
 
 OPERATION_TIMEOUT = 5.0  #: seconds an operation may take, repeats included; shorter than a receipt's life of 60 s
@@ -46,6 +48,7 @@ _PASSING = (
     TryAgainError,
     ClusterDownError,
     ClusterError,
+    RedisClusterException,
 )
 _REFUSED = (AuthenticationError, AuthorizationError, NoPermissionError)
 _REFUSED_TEXTS = (
@@ -102,6 +105,8 @@ class Operations:
         self._clock = clock
         self._timeout = operation_timeout
         self._under_way: set[asyncio.Task[Any]] = set()
+        self._closed = False
+        self._answered = False  # so that it is the Redis it should be
 
     @property
     def address(self) -> str:
@@ -174,6 +179,8 @@ class Operations:
         ``wait_for`` cut through any shield that is only a scope, and a reply that nobody reads strands the tasks it
         names.
         """
+        if self._closed:  # or a client that was closed would open a connection that nobody closes
+            raise BrokerError(f"{what} failed on {self.address}: this connection to Redis is closed")
         task = self._own(self._repeat(what, call, self._timeout if timeout is None else timeout, writes=writes))
         try:
             return await asyncio.shield(task)
@@ -201,12 +208,14 @@ class Operations:
         while True:
             try:
                 async with asyncio.timeout(min(ATTEMPT_TIMEOUT, end - loop.time())):
-                    return await call()
+                    answer = await call()
+                self._answered = True
+                return answer
             except _REFUSED as exc:
-                raise BrokerRefusedError(self._text(what, exc)) from exc
+                raise BrokerRefusedError(self._text(what, exc), maybe_done=writes and sent, answered=True) from exc
             except _PASSING as exc:
                 if any(text in str(exc) for text in _REFUSED_TEXTS):
-                    raise BrokerRefusedError(self._text(what, exc)) from exc
+                    raise BrokerRefusedError(self._text(what, exc), maybe_done=writes and sent, answered=True) from exc
                 sent = sent or not _never_sent(exc)
                 pause = min(0.5, max(0.02, pause * 2))
                 delay = pause * random.uniform(0.5, 1.0) if pause > 0.02 else 0.0
@@ -214,15 +223,21 @@ class Operations:
                     raise BrokerError(self._text(what, exc), maybe_done=writes and sent) from exc
                 await asyncio.sleep(delay)
             except (ResponseError, RedisError) as exc:
+                self._answered = True
                 if any(text in str(exc) for text in _REFUSED_TEXTS):
-                    raise BrokerRefusedError(self._text(what, exc)) from exc
-                raise BrokerError(self._text(what, exc), answered=True) from exc
+                    raise BrokerRefusedError(self._text(what, exc), maybe_done=writes and sent, answered=True) from exc
+                raise BrokerError(self._text(what, exc), maybe_done=writes and sent, answered=True) from exc
 
     def _text(self, what: str, exc: BaseException) -> str:
         reason = str(exc) or type(exc).__name__
         if isinstance(exc, TimeoutError) and not str(exc):
             reason = "no answer in time"
-        return f"{what} failed on {self.address}: {reason.rstrip('.')}"
+        reason = reason.rstrip(".")
+        return f"{what} failed on {self.address}: {reason}{self.hint(reason)}"
+
+    def hint(self, why: str) -> str:
+        """What may be behind the failure *why*, if Redis has answered nothing yet; else ""."""
+        return "" if self._answered else hint(self.address, why)
 
     async def _redis_now(self) -> float:
         """Redis's clock, unix seconds; on a Cluster that of one node."""
@@ -249,8 +264,26 @@ class Operations:
             task.cancel()
 
     async def aclose(self) -> None:
-        """Let operations end, then close the connections, unless the client was handed in."""
+        """Let operations end, then close the connections, unless the client was handed in.
+
+        Cancelled meanwhile, it gives up what is under way, and closes all the same.
+        """
+        closing = asyncio.get_running_loop().create_task(self._close())
+        cancelled = False
+        with anyio.CancelScope(shield=True):  # or a scope that is cancelled would cut through each await anew
+            while not closing.done():
+                try:
+                    await asyncio.shield(closing)
+                except asyncio.CancelledError:
+                    cancelled = True
+                    self.abort()
+        if cancelled:
+            raise asyncio.CancelledError
+        closing.result()
+
+    async def _close(self) -> None:
         await self.settled()
+        self._closed = True
         if self._link.owned:
             await self._redis.aclose()
 

@@ -5,6 +5,7 @@ Our own clients open a few connections and repeat nothing by themselves: each op
 
 from __future__ import annotations
 
+import codecs
 import inspect
 import os
 import random
@@ -29,6 +30,7 @@ CONNECT_TIMEOUT = 2.0  #: seconds to open a connection
 
 AnyRedis: TypeAlias = "aioredis.Redis | RedisCluster"
 
+_ESCAPES = "in a password a slash is written %2F and a # %23"
 _SCHEMES = ("redis", "rediss", "unix", "redis-cluster")
 # What redis-py puts into a pool's arguments for its own use, tied to that pool.
 _POOL_BOUND = {
@@ -78,13 +80,25 @@ def open_link(redis: str | AnyRedis | None = None) -> Link:
     if isinstance(redis, aioredis.Redis | RedisCluster):
         if redis.get_encoder().decode_responses:
             raise ValueError("redis must be a client with decode_responses=False, since payloads are bytes")
+        encoding = redis.get_encoder().encoding
+        if codecs.lookup(encoding).name != "utf-8":
+            raise ValueError(f"redis must be a client with encoding='utf-8', as Go reads and writes, got {encoding!r}")
         given = redis
         return Link(given, False, _address_of(given), lambda: _twin(given))
-    raise TypeError(f"redis must be a URL, a redis.asyncio client or None, got {redis!r}")
+    kind = type(redis)  # not its repr, which may have a password in it
+    raise TypeError(f"redis must be a URL, a redis.asyncio client or None, got {kind.__module__}.{kind.__qualname__}")
 
 
 def _from_url(url: str) -> tuple[AnyRedis, str]:
-    parts = urlsplit(url)
+    if any("\ud800" <= letter <= "\udfff" for letter in url):  # else an error that carries the password says so, late
+        raise ValueError(f"redis must be valid Unicode text, got {_without_password(url)!r}")
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its text may have the password in it
+        raise ValueError(
+            f"redis must be a URL like redis://localhost:6379/0, got {_without_password(url)!r}: "
+            "what is no plain letter or digit in a password is written as percent codes, a bracket as %5B or %5D"
+        ) from None
     if parts.scheme not in _SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
         raise ValueError(f"redis must be a URL that begins with one of {known}; got {_without_password(url)!r}")
@@ -92,8 +106,13 @@ def _from_url(url: str) -> tuple[AnyRedis, str]:
         return _cluster_from_url(url)
     if parts.scheme == "unix" and not parts.path:
         raise ValueError(f"redis must name a socket, as in unix:///path/to/redis.sock, got {_without_password(url)!r}")
-    # A path with an @ in it is the rest of a password with a slash; the port says so below.
-    if parts.scheme != "unix" and "@" not in parts.path and not re.fullmatch(r"/?|/\d+/?", parts.path):
+    if parts.fragment or (parts.scheme != "unix" and "@" in parts.path):
+        # What urllib takes for a port may be the half of a password that has a slash in it.
+        port = "" if re.fullmatch(r".*:\d*|[^:]*", parts.netloc) else "its port is no number; "
+        raise ValueError(
+            f"redis must be a URL like redis://localhost:6379/0, got {_without_password(url)!r}: {port}{_ESCAPES}"
+        )
+    if parts.scheme != "unix" and not re.fullmatch(r"/?|/\d+/?", parts.path):
         raise ValueError(
             f"redis must name its database by a number, as in redis://localhost:6379/0, got {_without_password(url)!r}"
         )
@@ -108,13 +127,9 @@ def _from_url(url: str) -> tuple[AnyRedis, str]:
             socket_connect_timeout=CONNECT_TIMEOUT,
             health_check_interval=0,
         )
+        pool.connection_class(**pool.connection_kwargs)  # so that an option it does not know is told here
     except (ValueError, TypeError) as exc:
-        # What urllib takes for a port may be the half of a password that has a slash in it.
-        why = (
-            "its port is no number; in a password a slash is written %2F and a # %23"
-            if "Port could" in str(exc)
-            else exc
-        )
+        why = f"its port is no number; {_ESCAPES}" if "Port could" in str(exc) else exc
         raise ValueError(
             f"redis must be a URL like redis://localhost:6379/0, got {_without_password(url)!r}: {why}"
         ) from None
@@ -124,6 +139,11 @@ def _from_url(url: str) -> tuple[AnyRedis, str]:
 
 def _cluster_from_url(url: str) -> tuple[RedisCluster, str]:
     parts = urlsplit(url)
+    if parts.query:
+        raise ValueError(
+            "redis must be a URL without a query, as in redis-cluster://user:password@host:port,host:port, "
+            f"got {_without_password(url)!r}"
+        )
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
     nodes: list[ClusterNode] = []
@@ -145,13 +165,27 @@ def _cluster_from_url(url: str) -> tuple[RedisCluster, str]:
     return client, f"redis-cluster://{hosts}"
 
 
+def hint(address: str, why: str) -> str:
+    """What may be behind the failure *why* of a Redis that has answered nothing yet, to be added to a text; or ""."""
+    if address.startswith("rediss://") and "Error" not in why:
+        # To a Redis without TLS the handshake is half a command, and it waits for the rest.
+        return " (if the port does not speak TLS, the URL has to begin with redis://)"
+    if address.startswith("redis://") and ("closed by server" in why or "reset by peer" in why):
+        return " (if the port speaks TLS, the URL has to begin with rediss://)"
+    return ""
+
+
 def _without_password(url: str) -> str:
-    url = re.sub(r"([?&]password=)[^&]*", r"\1***", url)
+    url = re.sub(r"(?<![^?&;#/])([^?&;#/=]*=)([^&;]*)", _masked, url)
     head, at, tail = url.rpartition("@")
     if not at:
         return url
     scheme, separator, credentials = head.partition("://")
     return f"{scheme}{separator}{credentials.partition(':')[0]}:***@{tail}" if separator else f"***@{tail}"
+
+
+def _masked(option: re.Match[str]) -> str:
+    return f"{option[1]}***" if "pass" in unquote(option[1]).lower() else option[0]
 
 
 def _address_of(client: AnyRedis) -> str:

@@ -412,7 +412,8 @@ class Lifecycle(Operations):
         Raises:
             TaskNotFoundError: there is no such task, or with *owner* given it belongs to somebody else by now.
         """
-        if not await self._run(_WRITE_RESULT, (keys.task(queue, task_id),), (data, owner)):
+        places = (keys.task(queue, task_id), keys.lease(queue))
+        if not await self._run(_WRITE_RESULT, places, (task_id, data, owner)):
             raise TaskNotFoundError(queue, task_id)
         return len(data)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from aioasynq import keys
-from aioasynq.errors import MessageDecodeError
+from aioasynq.errors import BrokerRefusedError, MessageDecodeError
 from aioasynq.message import ServerInfo, WorkerInfo
 from aioasynq.proto.codec import decode_server, decode_worker, encode_server, encode_worker
 from aioasynq.rdb.base import Arg, Operations
@@ -49,8 +49,9 @@ class Processes(Operations):
         """
         now = await self._expiry(0)
         found: list[tuple[ServerInfo, dict[str, WorkerInfo]]] = []
-        for index in (keys.servers(), keys.workers()):  # as Go's reader does: those that are gone do not pile up
-            await self._ask("ZREMRANGEBYSCORE", index, "-inf", f"({now}")
+        with contextlib.suppress(BrokerRefusedError):  # who may only read leaves that to others
+            for index in (keys.servers(), keys.workers()):  # as Go's reader does: those that are gone do not pile up
+                await self._ask("ZREMRANGEBYSCORE", index, "-inf", f"({now}")
         members = await self._plain("ZRANGEBYSCORE", lambda: self._redis.zrangebyscore(keys.servers(), now, "+inf"))
         for member in members:
             data = await self._ask("GET", member)

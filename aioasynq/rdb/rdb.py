@@ -40,13 +40,26 @@ class RDB(Lifecycle, Upkeep, Processes):
         twin = Link(link.again(), True, link.address, link.again)
         return RDB(twin, clock=self._clock, operation_timeout=self._timeout)
 
-    async def ping(self) -> None:
-        """Ask Redis for a sign of life.
+    def view(self) -> RDB:
+        """Another RDB on the same client, whose operations are its own: it is closed and given up by itself."""
+        link = self._link
+        view = Link(link.client, False, link.address, link.again)
+        return RDB(view, clock=self._clock, operation_timeout=self._timeout)
+
+    @property
+    def max_connections(self) -> int:
+        """How many connections the client may have; of a Cluster, to each node."""
+        if isinstance(self._redis, RedisCluster):
+            return int(self._redis.connection_kwargs.get("max_connections", 2**31))
+        return self._redis.connection_pool.max_connections
+
+    async def ping(self, *, timeout: float | None = None) -> None:
+        """Ask Redis for a sign of life; in at most *timeout* seconds, else the usual limit.
 
         Raises:
             BrokerError: there is none.
         """
-        await self._plain("PING", lambda: self._redis.execute_command("PING"))
+        await self._plain("PING", lambda: self._redis.execute_command("PING"), timeout=timeout)
 
     async def check_server(self, *, timeout: float | None = None) -> tuple[int, ...]:
         """Look whether this Redis will do, and return its version; in at most *timeout* seconds, else the usual limit.
@@ -96,8 +109,6 @@ def _parse_info(answer: Any) -> dict[str, str]:
     raise BrokerError(f"INFO answered {type(answer).__name__}")
 
 
-def open_rdb(redis: str | AnyRedis | RDB | None, **kwargs: Any) -> tuple[RDB, bool]:
-    """The RDB of a Client, Server or their like, and whether they own it."""
-    if isinstance(redis, RDB):
-        return redis, False
-    return RDB(redis, **kwargs), True
+def open_rdb(redis: str | AnyRedis | RDB | None, **kwargs: Any) -> RDB:
+    """The RDB of a Client, Server or their like, theirs to close: an RDB that was handed in stays open."""
+    return redis.view() if isinstance(redis, RDB) else RDB(redis, **kwargs)

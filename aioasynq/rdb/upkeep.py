@@ -16,6 +16,7 @@ _CHECK_AND_ENQUEUE = Script("check_and_enqueue")
 _RESTORE_UNFINISHED = Script("restore_unfinished")
 _EXTEND_LEASE = Script("extend_lease")
 _LIST_LEASE_EXPIRED = Script("list_lease_expired")
+_LIST_OWNED = Script("list_owned")
 _REPAIR = Script("repair")
 _DELETE_EXPIRED_COMPLETED = Script("delete_expired_completed")
 
@@ -28,7 +29,10 @@ class Forwarded(NamedTuple):
 
 
 class Expired(NamedTuple):
-    """A task whose lease ran out. Its guard is that very lease, so that only one recovers it."""
+    """A task whose lease ran out, or whose owner is dead.
+
+    Its guard is that very lease, or the owner's token, so that only one recovers it.
+    """
 
     leased: Leased
     owner: str  #: token of who held it; empty when it was taken by Go
@@ -149,8 +153,32 @@ class Upkeep(Operations):
             for i in range(0, len(found), 5):
                 task_id, lease, data, owner, recovered = found[i : i + 5]
                 leased = read_leased(queue, task_id.decode("utf-8", "surrogateescape"), data, f"lease={lease.decode()}")
-                expired.append(Expired(leased, owner.decode(), int(recovered or 0)))
+                expired.append(Expired(leased, owner.decode("utf-8", "backslashreplace"), _times(recovered)))
         return expired
+
+    async def list_owned(self, *queues: str, server: str, limit: int = MAX_BATCH) -> list[Expired]:
+        """All tasks that a server holds, by its name; for whoever knows that it is dead.
+
+        Leases do not matter. The guards are its own: whatever it has sent before its end, and Redis reads only now,
+        is done wholly or not at all. Redis looks at about *limit* leases at a time.
+        """
+        owned: dict[tuple[str, bytes], Expired] = {}
+        for queue in queues:
+            start = b"-inf"
+            while start:
+                start, found = await self._run(
+                    _LIST_OWNED,
+                    (keys.lease(queue),),
+                    (f"{server}:", keys.task_prefix(queue), start, limit),
+                    writes=False,
+                )
+                for i in range(0, len(found), 4):
+                    task_id, data, owner, recovered = found[i : i + 4]
+                    guard = owner.decode("utf-8", "surrogateescape")
+                    leased = read_leased(queue, task_id.decode("utf-8", "surrogateescape"), data, guard)
+                    shown = owner.decode("utf-8", "backslashreplace")
+                    owned[queue, task_id] = Expired(leased, shown, _times(recovered))
+        return list(owned.values())
 
     async def repair(self, *queues: str, limit: int = 1000) -> Repaired:
         """Bring ``active`` and ``lease`` of each queue into agreement.
@@ -188,6 +216,11 @@ class Upkeep(Operations):
                 if count < limit:
                     break
         return total
+
+
+def _times(recovered: bytes) -> int:
+    """How often a task was recovered; what is no number counts as never."""
+    return int(recovered) if recovered.isdigit() and len(recovered) < 10 else 0
 
 
 def _with_queue(queue: str, ids: Sequence[bytes]) -> list[tuple[str, str]]:

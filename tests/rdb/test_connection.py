@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
 
@@ -9,6 +10,7 @@ import pytest
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import SSLConnection
 
+from aioasynq import Client, Task
 from aioasynq.devserver import free_port
 from aioasynq.errors import BrokerError, BrokerRefusedError
 from aioasynq.rdb import rdb as rdb_module
@@ -126,9 +128,15 @@ async def test_a_client_that_is_handed_in_is_never_closed(redis_target):
 
 
 async def test_open_rdb(redis_target):
-    rdb, owned = open_rdb(redis_target)
-    assert (rdb.client, owned) == (redis_target, True)
-    assert open_rdb(rdb) == (rdb, False)
+    rdb = open_rdb(redis_target)
+    assert rdb.client is redis_target
+    async with open_rdb(rdb) as view:
+        assert view is not rdb
+        assert view.client is redis_target
+    await rdb.ping()  # it is closed by whoever made it
+    await rdb.aclose()
+    with pytest.raises(BrokerError, match="closed"):
+        await rdb.ping()
 
 
 async def test_a_url_of_one_server(redis_url, redis):
@@ -180,6 +188,38 @@ async def test_nobody_there():
     assert not caught.value.maybe_done
     assert "secret" not in str(caught.value)
     await rdb.aclose()
+
+
+async def test_a_port_that_does_not_speak_tls(own_server):
+    server = own_server()
+    async with RDB(f"rediss://127.0.0.1:{server.port}", operation_timeout=0.3) as rdb:
+        with pytest.raises(BrokerError, match=r"if the port does not speak TLS, the URL has to begin with redis://"):
+            await rdb.ping()
+    async with Client(f"rediss://127.0.0.1:{server.port}", operation_timeout=0.3) as client:
+        with pytest.raises(BrokerError, match=r"if the port does not speak TLS"):
+            await client.enqueue(Task("a"))
+
+
+async def test_a_port_that_wants_tls():
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()  # as a port with TLS does when it reads what is no handshake
+
+    async with (
+        await asyncio.start_server(hang_up, "127.0.0.1", port := free_port()),
+        RDB(f"redis://127.0.0.1:{port}", operation_timeout=0.3) as rdb,
+    ):
+        with pytest.raises(BrokerError, match=r"if the port speaks TLS, the URL has to begin with rediss://"):
+            await rdb.ping()
+
+
+async def test_a_redis_that_has_answered_is_not_suspected(own_server):
+    server = own_server()
+    async with RDB(server.url, operation_timeout=0.3) as rdb:
+        await rdb.ping()
+        server.kill()
+        with pytest.raises(BrokerError) as caught:
+            await rdb.ping()
+    assert "TLS" not in str(caught.value)
 
 
 async def test_a_wrong_password(own_server):

@@ -9,5 +9,9 @@ local function mine(task, lease, guard)
   if string.sub(guard, 1, 6) == "lease=" then
     return lease == string.sub(guard, 7)
   end
-  return tonumber(lease) % 1 ~= 0 and redis.pcall("HGET", task, "owner") == guard
+  local owner = redis.pcall("HGET", task, "owner")
+  if type(owner) == "table" and not string.find(owner.err, "WRONGTYPE", 1, true) then
+    error(owner.err)
+  end
+  return tonumber(lease) % 1 ~= 0 and owner == guard
 end

@@ -1,5 +1,5 @@
 -- add_to_group: let tasks wait in their groups.
--- uses: clock, receipt
+-- uses: clock, receipt, may
 --
 -- KEYS[1]   receipt   string
 -- KEYS[2]   groups    set
@@ -15,6 +15,7 @@ if before then
   return before
 end
 redis.call("SCARD", KEYS[2]) -- fails here, before anything is written, when the key is no set
+may("ZADD", KEYS[4], "HSET", KEYS[3], "SADD", KEYS[2], "SET", KEYS[1])
 local now = math.floor(clock(ARGV[2]))
 local answers = {}
 local arg = 3

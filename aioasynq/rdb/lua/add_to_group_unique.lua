@@ -1,5 +1,5 @@
 -- add_to_group_unique: let tasks wait in their groups unless one like them holds the uniqueness lock.
--- uses: clock, receipt
+-- uses: clock, receipt, may
 --
 -- KEYS[1]   receipt   string
 -- KEYS[2]   groups    set
@@ -16,6 +16,7 @@ if before then
   return before
 end
 redis.call("SCARD", KEYS[2]) -- fails here, before anything is written, when the key is no set
+may("ZADD", KEYS[4], "HSET", KEYS[3], "SADD", KEYS[2], "SET", KEYS[5], "SET", KEYS[1])
 local now = math.floor(clock(ARGV[2]))
 local answers = {}
 local arg = 3
@@ -29,9 +30,9 @@ for i = 3, #KEYS, 3 do
     answers[#answers + 1] = 0
   else
     redis.call("ZADD", group, now, id)
-    redis.call("SET", unique, id, "EX", ttl)
     redis.call("HSET", task, "msg", msg, "state", "aggregating", "group", name)
     redis.call("SADD", KEYS[2], name)
+    redis.call("SET", unique, id, "EX", ttl)
     answers[#answers + 1] = 1
   end
 end

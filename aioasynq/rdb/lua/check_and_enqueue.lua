@@ -1,5 +1,5 @@
 -- check_and_enqueue: make due tasks pending; those that belong to a group go there.
--- uses: clock, place
+-- uses: clock, may, place
 --
 -- KEYS[1]  scheduled or retry   sorted set
 -- KEYS[2]  pending   list
@@ -34,6 +34,7 @@ end
 if #grouped > 0 then
   redis.call("SCARD", KEYS[3]) -- as above
 end
+may("ZREM", KEYS[1], "LPUSH", KEYS[2], "HSET", prefix .. "t:", "ZADD", prefix .. "g:", "SADD", KEYS[3])
 redis.call("ZREM", KEYS[1], "") -- removes nothing, but passes when memory is full, and then the rest does too
 if #ready > 0 then
   redis.call("LPUSH", KEYS[2], unpack(ready))

@@ -1,5 +1,5 @@
 -- delete_expired_completed: forget completed tasks whose retention is over.
--- uses: clock, place
+-- uses: clock, may, place
 --
 -- KEYS[1]  completed   sorted set
 -- ARGV[1]  now         unix seconds, or empty
@@ -9,10 +9,11 @@
 -- Returns how many ids were removed.
 
 local ids = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", bound(clock(ARGV[1])), "LIMIT", 0, ARGV[3])
+may("ZREM", KEYS[1], "DEL", ARGV[2])
 for _, id in ipairs(ids) do
-  redis.call("ZREM", KEYS[1], id)
   if state_of(ARGV[2] .. id) == "completed" then
     redis.call("DEL", ARGV[2] .. id)
   end
+  redis.call("ZREM", KEYS[1], id)
 end
 return #ids

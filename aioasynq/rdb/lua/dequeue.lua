@@ -1,5 +1,5 @@
 -- dequeue: take the tasks that waited longest, with a lease and an owner.
--- uses: clock, receipt, place
+-- uses: clock, receipt, may, mine, place
 --
 -- KEYS[1]  receipt   string
 -- KEYS[2]  pending   list
@@ -28,10 +28,10 @@ if before then
   end
   local taken = {}
   for _, id in ipairs(before[3]) do
-    local found = redis.pcall("HMGET", prefix .. "t:" .. id, "msg", "owner")
-    if found[2] == owner then
+    local task = prefix .. "t:" .. id
+    if mine(task, redis.call("ZSCORE", KEYS[5], id), owner) then -- else somebody has recovered it meanwhile
       taken[#taken + 1] = id
-      taken[#taken + 1] = found[1] or ""
+      taken[#taken + 1] = redis.call("HGET", task, "msg") or ""
     end
   end
   return { before[1], before[2], taken, before[4] }
@@ -61,6 +61,9 @@ for i = #waiting, 1, -1 do
   local id = waiting[i]
   local task = prefix .. "t:" .. id
   local found = redis.pcall("HMGET", task, "state", "msg")
+  if found.err and not string.find(found.err, "WRONGTYPE", 1, true) then
+    error(found.err) -- a user who may not read is no reason to call it a stray
+  end
   local stray = seen[id] -- the id stands in the list twice
   if not stray and found[1] ~= "pending" then
     local at = state_of(task)
@@ -86,6 +89,8 @@ if looked == 0 then
   return answer(state, "", {}, {}, {})
 end
 
+local task = prefix .. "t:"
+may("HDEL", task, "ZADD", KEYS[5], "LPUSH", KEYS[4], "LTRIM", KEYS[2], "HSET", task, "SET", KEYS[1], "DEL", KEYS[1])
 -- HDEL passes when memory is full, and what follows a first write passes too: a full Redis can still be worked empty.
 -- The lease comes before the lists change, so that a task cannot drop out of sight.
 local moment = lease_end(clock(ARGV[2]), tonumber(ARGV[3]))

@@ -1,5 +1,5 @@
 -- done: forget tasks that succeeded.
--- uses: clock, receipt, mine, count
+-- uses: clock, receipt, may, mine, count
 --
 -- KEYS[1]   receipt   string
 -- KEYS[2]   active    list
@@ -17,6 +17,7 @@ local before = repeated(KEYS[1], ARGV[1])
 if before then
   return before
 end
+may("LREM", KEYS[2], "ZREM", KEYS[3], "DEL", KEYS[6], "INCRBY", KEYS[4], "EXPIREAT", KEYS[5], "SET", KEYS[1])
 local now = clock(ARGV[2])
 local answers, settled, key = {}, 0, 6
 for i = 3, #ARGV, 3 do

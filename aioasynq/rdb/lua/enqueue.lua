@@ -1,5 +1,5 @@
 -- enqueue: add tasks to their queue, ready to be processed.
--- uses: clock, receipt
+-- uses: clock, receipt, may
 --
 -- KEYS[1]   receipt   string
 -- KEYS[2]   pending   list
@@ -15,19 +15,24 @@ if before then
   return before
 end
 redis.call("LLEN", KEYS[2]) -- fails here, before anything is written, when the key is no list
+may("LPUSH", KEYS[2], "HSET", KEYS[3], "SET", KEYS[1])
 local since = string.format("%.0f", clock(ARGV[2]) * 1e9)
-local answers, added = {}, {}
+local answers, added, seen = {}, {}, {}
 for i = 3, #KEYS do
-  local id, msg = ARGV[2 * i - 3], ARGV[2 * i - 2]
-  if redis.call("EXISTS", KEYS[i]) == 1 then
+  if seen[KEYS[i]] or redis.call("EXISTS", KEYS[i]) == 1 then
     answers[#answers + 1] = 0
   else
-    redis.call("HSET", KEYS[i], "msg", msg, "state", "pending", "pending_since", since)
-    added[#added + 1] = id
+    seen[KEYS[i]] = i
+    added[#added + 1] = ARGV[2 * i - 3]
     answers[#answers + 1] = 1
   end
 end
+-- The list comes first: should the hash be refused, an id without a task is left, which is taken off, and no hash that
+-- nobody would find.
 if #added > 0 then
   redis.call("LPUSH", KEYS[2], unpack(added))
+end
+for task, i in pairs(seen) do
+  redis.call("HSET", task, "msg", ARGV[2 * i - 2], "state", "pending", "pending_since", since)
 end
 return remember(KEYS[1], ARGV[1], answers)

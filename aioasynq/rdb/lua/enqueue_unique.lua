@@ -1,5 +1,5 @@
 -- enqueue_unique: add tasks to their queue unless one like them holds the uniqueness lock.
--- uses: clock, receipt
+-- uses: clock, receipt, may
 --
 -- KEYS[1]   receipt   string
 -- KEYS[2]   pending   list
@@ -16,8 +16,9 @@ if before then
   return before
 end
 redis.call("LLEN", KEYS[2]) -- fails here, before anything is written, when the key is no list
+may("LPUSH", KEYS[2], "HSET", KEYS[3], "SET", KEYS[4], "SET", KEYS[1])
 local since = string.format("%.0f", clock(ARGV[2]) * 1e9)
-local answers, added = {}, {}
+local answers = {}
 local arg = 3
 for i = 3, #KEYS, 2 do
   local task, unique = KEYS[i], KEYS[i + 1]
@@ -28,13 +29,10 @@ for i = 3, #KEYS, 2 do
   elseif redis.call("EXISTS", task) == 1 then
     answers[#answers + 1] = 0
   else
-    redis.call("SET", unique, id, "EX", ttl)
+    redis.call("LPUSH", KEYS[2], id) -- first, as in enqueue
     redis.call("HSET", task, "msg", msg, "state", "pending", "pending_since", since, "unique_key", unique)
-    added[#added + 1] = id
+    redis.call("SET", unique, id, "EX", ttl)
     answers[#answers + 1] = 1
   end
-end
-if #added > 0 then
-  redis.call("LPUSH", KEYS[2], unpack(added))
 end
 return remember(KEYS[1], ARGV[1], answers)

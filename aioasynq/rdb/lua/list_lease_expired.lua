@@ -16,8 +16,9 @@ local ended = redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", bound(math.max(ours, 
 local found, limit = {}, tonumber(ARGV[5]) * 5
 for i = 1, #ended, 2 do
   local id, lease = ended[i], redis.call("ZSCORE", KEYS[1], ended[i])
+  local is_ours = tonumber(lease) % 1 ~= 0
   local cutoff = theirs
-  if tonumber(lease) % 1 ~= 0 then
+  if is_ours then
     cutoff = ours
   end
   if tonumber(lease) <= cutoff and state_of(ARGV[4] .. id) == "active" then
@@ -25,7 +26,7 @@ for i = 1, #ended, 2 do
     found[#found + 1] = id
     found[#found + 1] = lease
     found[#found + 1] = task[1] or ""
-    found[#found + 1] = task[2] or ""
+    found[#found + 1] = is_ours and task[2] or "" -- Go leaves the name of an earlier owner alone
     found[#found + 1] = task[3] or ""
     if #found == limit then
       break

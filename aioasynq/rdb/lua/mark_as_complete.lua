@@ -1,5 +1,5 @@
 -- mark_as_complete: keep tasks that succeeded for their retention.
--- uses: clock, receipt, mine, count
+-- uses: clock, receipt, may, mine, count
 --
 -- KEYS[1]   receipt    string
 -- KEYS[2]   active     list
@@ -20,6 +20,8 @@ if before then
   return before
 end
 redis.call("ZCARD", KEYS[6]) -- fails here, before anything is written, when the key is no sorted set
+may("LREM", KEYS[2], "ZREM", KEYS[3], "ZADD", KEYS[6], "HSET", KEYS[7], "HDEL", KEYS[7], "DEL", KEYS[7])
+may("INCRBY", KEYS[4], "EXPIREAT", KEYS[5], "SET", KEYS[1])
 local now = clock(ARGV[2])
 local answers, settled, key = {}, 0, 7
 for i = 3, #ARGV, 7 do

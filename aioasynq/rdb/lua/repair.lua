@@ -1,5 +1,5 @@
 -- repair: bring ids in active and in lease into agreement, so that recovery sees every task.
--- uses: clock, place
+-- uses: clock, may, place
 --
 -- KEYS[1]  active   list
 -- KEYS[2]  lease    sorted set
@@ -42,6 +42,7 @@ local function check(id)
   end
 end
 
+may("LREM", KEYS[1], "LPUSH", KEYS[1], "ZREM", KEYS[2], "ZADD", KEYS[2], "HSET", prefix .. "t:")
 redis.call("ZREM", KEYS[2], "") -- removes nothing, but passes when memory is full, and then the rest does too
 local ids = redis.call("LRANGE", KEYS[1], offset, offset + tonumber(ARGV[4]) - 1)
 for _, id in ipairs(ids) do

@@ -1,5 +1,5 @@
 -- requeue: give tasks back to the head of their queue, as if they had not been taken.
--- uses: receipt, mine
+-- uses: receipt, may, mine
 --
 -- KEYS[1]   receipt   string
 -- KEYS[2]   active    list
@@ -16,6 +16,7 @@ if before then
   return before
 end
 redis.call("LLEN", KEYS[4]) -- fails here, before anything is written, when the key is no list
+may("LREM", KEYS[2], "ZREM", KEYS[3], "RPUSH", KEYS[4], "HSET", KEYS[5], "HDEL", KEYS[5], "SET", KEYS[1])
 local answers, settled = {}, 0
 for i = #KEYS, 5, -1 do
   local id, guard = ARGV[2 * i - 8], ARGV[2 * i - 7]

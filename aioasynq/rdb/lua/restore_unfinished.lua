@@ -1,5 +1,5 @@
 -- restore_unfinished: put active tasks that nobody holds back at the head of their queue.
--- uses: clock, place
+-- uses: clock, may, place
 --
 -- KEYS[1]  active    list
 -- KEYS[2]  lease     sorted set
@@ -16,6 +16,7 @@
 local now = clock(ARGV[1])
 local offset = tonumber(ARGV[4])
 local ids = redis.call("LRANGE", KEYS[1], offset, offset + tonumber(ARGV[5]) - 1)
+may("LREM", KEYS[1], "ZREM", KEYS[2], "RPUSH", KEYS[3], "HSET", ARGV[2] .. "t:", "HDEL", ARGV[2] .. "t:")
 local restored, left = 0, 0
 for _, id in ipairs(ids) do
   local lease = redis.call("ZSCORE", KEYS[2], id)

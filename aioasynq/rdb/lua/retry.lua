@@ -1,5 +1,5 @@
 -- retry: let tasks wait for their next try.
--- uses: clock, receipt, mine, count
+-- uses: clock, receipt, may, mine, count
 --
 -- KEYS[1]   receipt   string
 -- KEYS[2]   active    list
@@ -22,6 +22,8 @@ if before then
   return before
 end
 redis.call("ZCARD", KEYS[8]) -- fails here, before anything is written, when the key is no sorted set
+may("LREM", KEYS[2], "ZREM", KEYS[3], "ZADD", KEYS[8], "HSET", KEYS[9], "HDEL", KEYS[9])
+may("INCRBY", KEYS[4], "EXPIREAT", KEYS[5], "SET", KEYS[1])
 local now = clock(ARGV[2])
 local answers, settled, failures = {}, 0, 0
 for i = 9, #KEYS do

@@ -1,5 +1,5 @@
 -- schedule: keep tasks until they are due.
--- uses: clock, receipt
+-- uses: clock, receipt, may
 --
 -- KEYS[1]   receipt    string
 -- KEYS[2]   scheduled  sorted set
@@ -15,6 +15,7 @@ if before then
   return before
 end
 redis.call("ZCARD", KEYS[2]) -- fails here, before anything is written, when the key is no sorted set
+may("ZADD", KEYS[2], "HSET", KEYS[3], "SET", KEYS[1])
 local now = clock(ARGV[2])
 local answers = {}
 for i = 3, #KEYS do
@@ -23,8 +24,8 @@ for i = 3, #KEYS do
   if redis.call("EXISTS", KEYS[i]) == 1 then
     answers[#answers + 1] = 0
   else
+    redis.call("ZADD", KEYS[2], due(when, now), id) -- first, as in enqueue
     redis.call("HSET", KEYS[i], "msg", msg, "state", "scheduled")
-    redis.call("ZADD", KEYS[2], due(when, now), id)
     answers[#answers + 1] = 1
   end
 end

@@ -1,5 +1,5 @@
 -- schedule_unique: keep tasks until they are due unless one like them holds the uniqueness lock.
--- uses: clock, receipt
+-- uses: clock, receipt, may
 --
 -- KEYS[1]   receipt    string
 -- KEYS[2]   scheduled  sorted set
@@ -16,6 +16,7 @@ if before then
   return before
 end
 redis.call("ZCARD", KEYS[2]) -- fails here, before anything is written, when the key is no sorted set
+may("ZADD", KEYS[2], "HSET", KEYS[3], "SET", KEYS[4], "SET", KEYS[1])
 local now = clock(ARGV[2])
 local answers = {}
 local arg = 3
@@ -28,9 +29,9 @@ for i = 3, #KEYS, 2 do
   elseif redis.call("EXISTS", task) == 1 then
     answers[#answers + 1] = 0
   else
-    redis.call("SET", unique, id, "EX", ttl)
+    redis.call("ZADD", KEYS[2], due(when, now), id) -- first, as in enqueue
     redis.call("HSET", task, "msg", msg, "state", "scheduled", "unique_key", unique)
-    redis.call("ZADD", KEYS[2], due(when, now), id)
+    redis.call("SET", unique, id, "EX", ttl)
     answers[#answers + 1] = 1
   end
 end
