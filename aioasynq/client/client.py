@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aioasynq.rdb.connection import AnyRedis
     from aioasynq.task import TaskInfo
 
-MAX_PAYLOAD = 10_000_000  #: bytes; Redis's own limit is 512 MB
+MAX_PAYLOAD = 10_000_000  #: bytes, headers included; Redis's own limit is 512 MB
 
 
 class Client:
@@ -37,7 +37,7 @@ class Client:
     Args:
         redis: a URL, a ``redis.asyncio`` client (never closed here), an :class:`RDB`, or None for the URL in
             ``AIOASYNQ_REDIS_URL``.
-        max_payload: bytes a payload may have.
+        max_payload: bytes a payload may have, headers included.
         operation_timeout: seconds a call to Redis may take, repeats after a lost connection included.
     """
 
@@ -52,7 +52,8 @@ class Client:
             raise ValueError(f"max_payload must be a number of bytes, 0 or more, got {max_payload!r}")
         if not 0 < operation_timeout <= 50:
             raise ValueError(f"operation_timeout must be more than 0 and at most 50 seconds, got {operation_timeout!r}")
-        self._rdb, self._owned = open_rdb(redis, operation_timeout=operation_timeout)
+        self._rdb = open_rdb(redis, operation_timeout=operation_timeout)
+        self._patience = operation_timeout
         self._max_payload = max_payload
         self._batcher: Batcher | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -135,9 +136,10 @@ class Client:
     async def aclose(self) -> None:
         """Let what was enqueued be sent, then close; a client that was handed in stays open."""
         self._closed = True
-        if self._batcher is not None:
-            await self._batcher.drain()
-        if self._owned:
+        try:
+            if self._batcher is not None:
+                await self._batcher.drain()
+        finally:
             await self._rdb.aclose()
 
     def __repr__(self) -> str:
@@ -152,12 +154,11 @@ class Client:
 
     def _compose(self, task: Task, options: Options, now: float) -> Composed:
         composed = compose(task, options, now)
-        payload = composed.msg.payload
-        if payload is not None and len(payload) > self._max_payload:
-            raise ValueError(
-                f"payload must have at most {self._max_payload:,} bytes (max_payload), "
-                f"got {len(payload):,} for task {task.type!r}"
-            )
+        size = composed.msg.size
+        if size > self._max_payload:
+            what = "payload and headers" if composed.msg.headers else "payload"
+            limit = f"{self._max_payload:,} bytes (max_payload)"
+            raise ValueError(f"{what} must have at most {limit}, got {size:,} for task {task.type!r}")
         return composed
 
     def _ready(self) -> Batcher:
@@ -176,5 +177,5 @@ class Client:
         if self._batcher is not None:
             raise RuntimeError("this client belongs to another event loop or thread; make one in each")
         self._loop = loop
-        self._batcher = Batcher(self._rdb, uuid.uuid4().hex)
+        self._batcher = Batcher(self._rdb, uuid.uuid4().hex, self._patience)
         return self._batcher

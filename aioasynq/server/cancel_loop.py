@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,7 @@ SILENCE = 30.0  #: seconds without a message after which the connection is tried
 
 async def cancel_loop(rdb: RDB, cancel: Callable[[str], None]) -> None:
     """Call *cancel* with each id that arrives, until cancelled; subscribe anew whenever the connection breaks."""
+    refused = ""
     while True:
         pubsub = rdb.cancelation_pubsub()
         try:
@@ -33,6 +34,10 @@ async def cancel_loop(rdb: RDB, cancel: Callable[[str], None]) -> None:
                     await pubsub.ping()
                 elif isinstance(task_id := message["data"], bytes):
                     cancel(task_id.decode("utf-8", "replace"))
+        except NoPermissionError as exc:
+            if refused != str(exc):  # told once
+                refused = str(exc)
+                log.warning("Redis refuses: cancelations of tasks are not heard: %s; trying again", exc)
         except (RedisError, OSError, TimeoutError) as exc:
             log.debug("listening for cancelations was interrupted: %s", exc)
         finally:

@@ -1,7 +1,8 @@
 """Consumers: N places in which handlers run. Take a task, run its handler, hand the outcome on.
 
 A handler gets an asyncio task of its own and a fresh copy of the context the server was started in. Why it is ended
-stands in its entry in ``running``, and is never guessed from the exception.
+stands in its entry in ``running``, and is never guessed from the exception. Whatever users' code raises here, even what
+is no ``Exception``, ends no more than its own task.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class Consumers:
                 self._succeeded(running, value)
             else:
                 await self._failed(running, task, error)
-        except Exception:
+        except BaseException:
             log.exception("%s could not be settled; its lease decides", _name(running))
             self._held.discard(running)
         finally:
@@ -162,6 +163,7 @@ class Consumers:
         if lost > 0 and not by_deadline:  # the loop stood still for a while: that was not this handler's time
             running.credit += lost
             running.deadline += lost
+            running.ends += lost
             running.timer = self._loop.call_later(lost, self._overdue, running)
             return
         self.cancel(running, Why.DEADLINE if by_deadline else Why.TIMEOUT)
@@ -184,6 +186,8 @@ class Consumers:
         if running.ended:
             return
         running.ended = running.abandoned = True
+        if running.task is not None:
+            running.task.set_name(_name(running))  # for whoever lists what keeps the process from ending
         log.error("%s did not end when cancelled (%s) and is left to itself", _name(running), _why(running))
         error = self._reason(running, None) or TaskCancelledError()
         task = self._loop.create_task(self._end_abandoned(running, error), context=self._context.copy())
@@ -202,8 +206,13 @@ class Consumers:
             max_retry=msg.retry,
             write_result=None,
         )
-        await self._failed(running, task, error)
-        self._free()
+        try:
+            await self._failed(running, task, error)
+        except BaseException:
+            log.exception("%s could not be settled; its lease decides", _name(running))
+            self._held.discard(running)
+        finally:
+            self._free()
 
     # ── a task has ended ──
 
@@ -232,8 +241,9 @@ class Consumers:
         if running.msg.retention > 0 and value is not None:
             try:
                 result = value if isinstance(value, bytes) else _encode_result(value)
-            except Exception as exc:  # noqa: BLE001 - a hook of the value's class may raise anything
-                text = f"the result of the handler, a {type(value).__name__}, cannot be stored as JSON: {exc}"
+            except BaseException as exc:  # noqa: BLE001 - a hook of the value's class may raise anything
+                what = error_text(exc)
+                text = f"the result of the handler, a {type(value).__name__}, cannot be stored as JSON: {what}"
                 log.error("%s: %s", _name(running), text)  # noqa: TRY400 - the handler did its work; no traceback helps
                 self._settle(Killed(running.leased, text), running)
                 return
@@ -256,8 +266,8 @@ class Consumers:
             delay=lambda retried, exc: self._delay(retried, exc, task),
             is_failure=self._is_failure,
         )
-        _report(running, error, result)
         self._settle(result, running)
+        _report(running, error, result)
 
     async def _tell(self, task: Task, error: BaseException) -> None:
         handler = self._config.error_handler
@@ -266,15 +276,15 @@ class Consumers:
         try:
             async with asyncio.timeout(ERROR_HANDLER_LIMIT):
                 await handler(task, error)
-        except Exception:
-            log.exception("error_handler failed for task %s", task.id)
         except asyncio.CancelledError:
             log.warning("error_handler was cancelled for task %s", task.id)
+        except BaseException:
+            log.exception("error_handler failed for task %s", task.id)
 
     def _delay(self, retried: int, error: BaseException, task: Task) -> float:
         try:
             delay = float(self._config.retry_delay(retried, error, task))
-        except Exception:
+        except BaseException:
             log.exception("retry_delay failed for task %s; the default delay counts", task.id)
             return default_delay(retried, error, task)
         if not math.isfinite(delay):
@@ -285,7 +295,7 @@ class Consumers:
     def _is_failure(self, error: BaseException) -> bool:
         try:
             return bool(self._config.is_failure(error))
-        except Exception:
+        except BaseException:
             log.exception("is_failure failed; it counts as a failure")
             return True
 

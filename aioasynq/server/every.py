@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -13,12 +14,15 @@ if TYPE_CHECKING:
     from aioasynq.server.contact import Contact
 
 
+log = logging.getLogger(__name__)
+
+
 async def every(
     interval: float, step: Callable[[], Awaitable[object]], contact: Contact, *, first: float | None = None
 ) -> None:
-    """Run *step* about every *interval* seconds until cancelled, the first time after *first*; without Redis, go on.
+    """Run *step* about every *interval* seconds until cancelled, the first time after *first*.
 
-    Any error but a BrokerError is a bug and ends the server.
+    Without Redis it goes on, and after a bug too: what one step met must not end all that the server does.
     """
     await asyncio.sleep(_about(interval if first is None else first))
     while True:
@@ -26,6 +30,8 @@ async def every(
             await step()
         except BrokerError as exc:
             contact.lost(exc)
+        except Exception:
+            log.exception("a step failed by a bug; it is done again in %.0f s", interval)
         else:
             contact.made()
         await asyncio.sleep(_about(interval))

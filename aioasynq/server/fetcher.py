@@ -154,7 +154,7 @@ class Fetcher:
     def _places(self) -> int:
         """Free consumers, less those kept for rides. None while too many outcomes wait to be written."""
         concurrency = self._config.concurrency
-        if self._settler.unsettled >= concurrency:
+        if self._settler.pressing >= concurrency:
             return 0
         return concurrency - self._consumers.busy - self._riding()
 
@@ -187,6 +187,10 @@ class Fetcher:
 
     async def _fetch(self, state: _Queue, places: int) -> None:
         """Ask one queue for tasks; what is wrong with it keeps no other from being asked."""
+        if self._settler.of_queue[state.name] >= self._config.concurrency:  # Redis refuses what its tasks ended with
+            self._sleep(state)
+            self._look_later(state)
+            return
         count = min(places, state.limit)
         asked = time.monotonic()
         try:
@@ -340,7 +344,9 @@ class Fetcher:
             pause = self._contact.lost(exc)
             if ride is not None and exc.maybe_done:
                 batch = await self._ask_after(state, ride)
-            if batch is None:
+            if batch is None or not (
+                batch.tasks or batch.broken
+            ):  # or a wait that is refused would be asked for at once
                 await self._pause(max(pause, 0.2))
             came = True
         else:

@@ -15,7 +15,7 @@ import traceback
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from aioasynq.errors import AioasynqError
+from aioasynq.errors import AioasynqError, BrokerError
 from aioasynq.message import WorkerInfo
 from aioasynq.rdb.base import MAX_BATCH
 
@@ -65,6 +65,7 @@ class Heartbeat:
         self._stop: asyncio.Event | None = None
         self._now: asyncio.Event | None = None
         self._begun = threading.Event()
+        self._over = asyncio.Event()  #: of the server's loop
         self._thread = threading.Thread(target=self._main, name="aioasynq-heartbeat", daemon=True)
         self._written = -1
         self._reported = 0.0
@@ -80,7 +81,13 @@ class Heartbeat:
     async def stop(self) -> None:
         """Take back what was told, and end."""
         self._tell(lambda: self._stop)
-        await asyncio.to_thread(self._thread.join)
+        try:
+            async with asyncio.timeout(3 * FAREWELL_LIMIT):
+                await self._over.wait()  # not a join in the executor, whose threads may all be the handlers'
+        except TimeoutError:
+            log.error("the heartbeat does not end; it is left to itself")  # noqa: TRY400 - a limit, no fault of ours
+        else:
+            self._thread.join()  # its last line
 
     def _tell(self, event: Callable[[], asyncio.Event | None]) -> None:
         if self._thread.ident is None:
@@ -103,6 +110,10 @@ class Heartbeat:
             log.critical("the heartbeat ended by a bug; leases will run out", exc_info=True)
         finally:
             self._begun.set()
+            try:
+                self._server_loop.call_soon_threadsafe(self._over.set)
+            except RuntimeError:
+                log.debug("the server's loop was closed before its heartbeat ended")
 
     async def _beat(self) -> None:
         self._stop, self._now = asyncio.Event(), asyncio.Event()
@@ -160,11 +171,11 @@ class Heartbeat:
 
     def _worth_keeping(self, held: Iterable[Running]) -> list[Running]:
         """Tasks whose lease is extended: not those that should have ended long ago, nor any that never began."""
-        now, standing = time.time(), self._pulse.standing()
+        now, standing = time.monotonic(), self._pulse.standing()
         blocking = asyncio.current_task(self._server_loop) if standing > BLOCKED else None
         keep: list[Running] = []
         for running in held:
-            limit = running.deadline + self._config.cancel_grace + OVERDUE_GRACE
+            limit = running.ends + self._config.cancel_grace + OVERDUE_GRACE
             if running.task is not blocking or blocking is None:
                 limit += standing + self._pulse.lost - running.credit
             if not running.ended and now > limit:
@@ -179,11 +190,16 @@ class Heartbeat:
         for running in held:
             by_queue[running.leased.queue].append(running)
         lost: list[Running] = []
-        for some in by_queue.values():
-            for i in range(0, len(some), MAX_BATCH):
-                batch = some[i : i + MAX_BATCH]
-                answers = await rdb.extend_lease([r.leased for r in batch], lease=self._config.lease)
-                lost += [running for running, ours in zip(batch, answers, strict=True) if not ours]
+        for queue, some in by_queue.items():
+            try:
+                for i in range(0, len(some), MAX_BATCH):
+                    batch = some[i : i + MAX_BATCH]
+                    answers = await rdb.extend_lease([r.leased for r in batch], lease=self._config.lease)
+                    lost += [running for running, ours in zip(batch, answers, strict=True) if not ours]
+            except BrokerError as exc:
+                if not exc.answered:
+                    raise
+                log.debug("leases of queue %s were not extended: %s", queue, exc)  # the others' are
         if lost:
             self._server_loop.call_soon_threadsafe(self._on_lost, lost)
 

@@ -8,6 +8,8 @@ from typing import NamedTuple, TypeAlias
 from aioasynq.errors import PayloadError, RetryAfter, RevokeTask, SkipRetry
 from aioasynq.rdb.lifecycle import Completed, Failed, Killed, Leased
 
+MAX_ERROR = 32_768  #: characters of an error's text that are kept; it goes to Redis with every try
+
 
 class Done(NamedTuple):
     """It succeeded, or is not wanted any more; nothing of it is kept."""
@@ -65,15 +67,17 @@ def recovered(leased: Leased, owner: str, times: int) -> Outcome:
     text = f"task lease expired: {who} died or was cut off while it ran"
     if msg.retried >= msg.retry:
         return Killed(leased, text)
-    return Failed(leased, min(2.0**times, 3600.0), text, recovered=times + 1)
+    return Failed(leased, min(2.0 ** min(times, 12), 3600.0), text, recovered=times + 1)
 
 
 def error_text(error: BaseException) -> str:
-    """What is kept of an error: its text, or the name of its class when it has none."""
+    """What is kept of an error: its text, cut where nobody reads on, or the name of its class when it has none."""
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001 - a broken __str__ must not keep a task from being settled
+    except BaseException:  # noqa: BLE001 - a broken __str__ must not keep a task from being settled
         text = ""
+    if len(text) > MAX_ERROR:
+        text = f"{text[:MAX_ERROR]}… ({len(text) - MAX_ERROR:,} more characters)"
     return text or type(error).__name__
 
 

@@ -7,6 +7,8 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from aioasynq.errors import BrokerError
+from aioasynq.rdb.base import MAX_BATCH
 from aioasynq.rdb.lifecycle import Failed, Killed
 from aioasynq.server.outcome import recovered
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aioasynq.rdb.rdb import RDB
+    from aioasynq.rdb.upkeep import Expired
     from aioasynq.server.config import Config
     from aioasynq.server.contact import Contact
 
@@ -40,19 +43,35 @@ class Recovery:
         if not self._contact.there or time.monotonic() < self._contact.since + self._config.beat + AFTER_CONTACT:
             await self._rdb.ping()
             return
-        repaired = await self._rdb.repair(*self._queues)
-        for queue, task_id in repaired.strays:
+        for queue in self._queues:
+            try:
+                await self._repair(queue)
+                await self._recover(await self._rdb.list_lease_expired(queue, ours=OUR_SLACK, theirs=THEIR_SLACK))
+            except BrokerError as exc:
+                if not exc.answered:
+                    raise
+                self._contact.lost(exc)  # Redis refuses this queue; the others are recovered
+
+    async def _repair(self, queue: str) -> None:
+        repaired = await self._rdb.repair(queue)
+        for _, task_id in repaired.strays:
             log.warning("entry %s was taken off the active tasks of queue %s: no such task runs", task_id, queue)
-        for queue, task_id in repaired.adopted:
+        for _, task_id in repaired.adopted:
             log.warning(
                 "task %s of queue %s was active and nobody watched over it; it will be recovered", task_id, queue
             )
-        for queue in self._queues:
-            await self._recover(queue)
 
-    async def _recover(self, queue: str) -> None:
+    async def take_back(self, server: str) -> None:
+        """Recover at once what a server held that is known to be dead, by its name; its leases do not matter."""
+        for queue in self._queues:
+            owned = await self._rdb.list_owned(queue, server=server)
+            for i in range(0, len(owned), MAX_BATCH):
+                await self._recover(owned[i : i + MAX_BATCH])
+
+    async def _recover(self, lost: Sequence[Expired]) -> None:
+        """Retry or archive tasks of one queue."""
         by_kind: defaultdict[type, list[Any]] = defaultdict(list)
-        for expired in await self._rdb.list_lease_expired(queue, ours=OUR_SLACK, theirs=THEIR_SLACK):
+        for expired in lost:
             result = recovered(expired.leased, expired.owner, expired.recovered)
             by_kind[type(result)].append(result)
         if failed := by_kind[Failed]:

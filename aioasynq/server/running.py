@@ -8,8 +8,12 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aioasynq.message import TaskMessage
     from aioasynq.rdb.lifecycle import Leased
+
+NAMED = 5  #: tasks that one line of the log names
 
 
 class Why(Enum):
@@ -31,6 +35,7 @@ class Running:
         "credit",
         "deadline",
         "ended",
+        "ends",
         "leased",
         "msg",
         "started",
@@ -44,6 +49,7 @@ class Running:
         self.msg = msg
         self.began = began  #: unix seconds
         self.deadline = deadline  #: unix seconds
+        self.ends = time.monotonic() + deadline - began  #: the same by a clock that nobody sets, monotonic seconds
         self.credit = credit  #: time the loop had stood still when it began, seconds
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -96,6 +102,12 @@ class Pulse:
         return max(0.0, time.monotonic() - self.last - self.INTERVAL)
 
 
+def named(some: Sequence[Running]) -> str:
+    """A few of them for a line of the log: which they are, and of what type."""
+    names = [f"{running.leased.shown} ({running.msg.type})" for running in some[:NAMED]]
+    return ", ".join(names) + (f" and {len(some) - NAMED} more" if len(some) > NAMED else "")
+
+
 class Held:
     """All tasks we hold."""
 
@@ -120,6 +132,11 @@ class Held:
     def find(self, task_id: str) -> list[Running]:
         """Those with this id whose handler runs; more than one when several queues know the id."""
         return [running for running in self._all if running.leased.id == task_id and not running.ended]
+
+    @property
+    def done(self) -> int:
+        """How many were held and are not any more."""
+        return (self.version - len(self._all)) // 2
 
     def __len__(self) -> int:
         return len(self._all)

@@ -45,16 +45,26 @@ class SchedulerLoop:
         """Sleep until the next task is due, at most a second; then move what is due. Until cancelled."""
         while True:
             self._until = time.monotonic() + LONGEST_SLEEP
-            try:
-                for queue, due in (await self._rdb.next_due(*self._queues)).items():
-                    self._until = min(self._until, time.monotonic() + max(0.0, due))
-                    if due <= 0:
-                        await self._move(queue)
-            except BrokerError as exc:
-                self._until = time.monotonic() + max(self._contact.lost(exc), 0.2)
-            else:
-                self._contact.made()
+            if not await self._look(*self._queues):
+                for queue in self._queues:  # Redis refuses one of them; the others go on
+                    await self._look(queue)
             await self._sleep()
+
+    async def _look(self, *queues: str) -> bool:
+        """Move what is due in these queues. False when Redis refused, so that some may not have been looked at."""
+        try:
+            for queue, due in (await self._rdb.next_due(*queues)).items():
+                self._until = min(self._until, time.monotonic() + max(0.0, due))
+                if due <= 0:
+                    await self._move(queue)
+        except BrokerError as exc:
+            pause = self._contact.lost(exc)
+            if exc.answered:
+                return len(queues) == 1
+            self._until = time.monotonic() + max(pause, 0.2)
+        else:
+            self._contact.made()
+        return True
 
     async def _move(self, queue: str) -> None:
         forwarded = await self._rdb.check_and_enqueue(queue)

@@ -28,7 +28,7 @@ from aioasynq.server.fetcher import Fetcher
 from aioasynq.server.health_loop import health_loop
 from aioasynq.server.heartbeat import Heartbeat
 from aioasynq.server.recover_loop import AFTER_CONTACT, INTERVAL, Recovery
-from aioasynq.server.running import Held, Pulse, Running, Why
+from aioasynq.server.running import Held, Pulse, Running, Why, named
 from aioasynq.server.scheduler_loop import SchedulerLoop
 from aioasynq.server.settler import Settler
 from aioasynq.server.threads import Threads
@@ -45,6 +45,7 @@ M = TypeVar("M", bound="Middleware")
 P = ParamSpec("P")
 R = TypeVar("R")
 
+MIN_CONNECTIONS = 2  #: that a client must allow to be handed to a server
 START_LIMIT = 1.0  #: seconds the first look at Redis may take; without it the server starts all the same
 SETTLE_LIMIT = 0.5  #: seconds that outcomes may take to be written at the end
 FETCH_LIMIT = 1.0  #: seconds that the last fetch may take to be answered at the end
@@ -133,6 +134,7 @@ class Server:
         Raises:
             ServerStateError: there is no handler, or the server was started before.
             BrokerRefusedError: Redis refuses this password or user, or is older than 6.2.
+            ValueError: the client that was handed in allows too few connections.
         """
         if self._status != "new" or self._starting:
             status = "being started" if self._starting else self._status
@@ -142,19 +144,25 @@ class Server:
                 "the server has no handler; register one with @server.task(...) or @server.handler(...), "
                 "or give it a ServeMux that has one"
             )
-        rdb, owned = open_rdb(self._redis)
+        rdb = open_rdb(self._redis)
+        if rdb.max_connections < MIN_CONNECTIONS:
+            raise ValueError(
+                f"redis must be a client of at least {MIN_CONNECTIONS} connections for a server, one of which listens "
+                f"for cancelations; got max_connections={rdb.max_connections}"
+            )
         contact = Contact(rdb.address)
         self._starting = True
         try:
             await self._look_at(rdb, contact)
         except BaseException:  # refused, cancelled, or shut down meanwhile
-            await self._give_up(rdb, owned=owned)
+            rdb.abort()
+            await rdb.aclose()
             raise
         finally:
             self._starting = False
         self._status = "active"
         self._began = time.time()
-        self._engine = _Engine(self, rdb, owned, contact)
+        self._engine = _Engine(self, rdb, contact)
         self._supervisor = asyncio.get_running_loop().create_task(self._engine.run(), name="aioasynq server")
         self._supervisor.add_done_callback(self._supervised)
         log.info(
@@ -176,13 +184,6 @@ class Server:
             contact.lost(exc)
         if self._status != "new":
             raise ServerStateError(f"this server was {self._status} while it was started")
-
-    async def _give_up(self, rdb: RDB, *, owned: bool) -> None:
-        """Close what a start has opened."""
-        if owned:
-            rdb.abort()
-            with anyio.CancelScope(shield=True):
-                await rdb.aclose()
 
     def stop(self) -> None:
         """Take no more tasks; those that run go on. :meth:`shutdown` is still needed."""
@@ -251,7 +252,10 @@ class Server:
         return self._closing
 
     def _supervised(self, supervisor: asyncio.Task[None]) -> None:
-        if not supervisor.cancelled() and (bug := supervisor.exception()) is not None:
+        if supervisor.cancelled():
+            self._status = "closed"
+            log.critical("server %s ended: its asyncio task was cancelled from outside", self.id)
+        elif (bug := supervisor.exception()) is not None:
             self._status = "closed"
             log.critical("server %s ended by a bug", self.id, exc_info=bug)
 
@@ -294,11 +298,10 @@ class Server:
 class _Engine:
     """The parts of a running server, and who outlives whom."""
 
-    def __init__(self, server: Server, rdb: RDB, owned: bool, contact: Contact) -> None:  # noqa: FBT001
+    def __init__(self, server: Server, rdb: RDB, contact: Contact) -> None:
         config = server.config
         self._config = config
         self._rdb = rdb
-        self._owned = owned
         self._contact = contact
         self._ended = asyncio.Event()
         self.held = Held()
@@ -325,7 +328,7 @@ class _Engine:
                 loops.start_soon(
                     lambda: every(INTERVAL, self.recovery.step, contact, first=config.beat + AFTER_CONTACT)
                 )
-                loops.start_soon(lambda: every(config.cleanup_interval, cleanup(rdb, queues), contact))
+                loops.start_soon(lambda: every(config.cleanup_interval, cleanup(rdb, queues, contact), contact))
                 loops.start_soon(cancel_loop, rdb, self._cancel)
                 if config.health_check is not None:
                     loops.start_soon(health_loop, rdb, config.health_check, config.health_check_interval)
@@ -337,6 +340,7 @@ class _Engine:
                     log.error("Redis does not answer; a task that was just taken runs again when its lease ends")
                     fetching.cancel()
                     await asyncio.wait({fetching})
+                if fetching.cancelled() or fetching.exception() is not None:
                     await self.fetcher.abort()
                 await self.settler.drain(SETTLE_LIMIT)  # the last fetch may have brought tasks, which go back
                 loops.cancel_scope.cancel()
@@ -350,8 +354,12 @@ class _Engine:
         await self._until_idle(self._config.shutdown_timeout, hurry)
         left = [running for running in self.held.snapshot() if not running.ended]
         if left:
-            log.warning("running tasks that did not finish in time and go back to their queues: %d", len(left))
             left.sort(key=lambda running: running.began, reverse=True)  # the last one given back runs first
+            log.warning(
+                "running tasks that did not finish in time and go back to their queues: %d: %s",
+                len(left),
+                named(left[::-1]),
+            )
             for running in left:
                 self.consumers.cancel(running, Why.SHUTDOWN, LAST_GRACE)
             await self._until_idle(LAST_GRACE + 0.1, None)
@@ -361,7 +369,9 @@ class _Engine:
         unsettled = await self.settler.drain(SETTLE_LIMIT)
         if unsettled:
             log.error(
-                "outcomes that could not be written, so that their tasks run again when their leases end: %d", unsettled
+                "outcomes that could not be written, so that their tasks run again when their leases end: %d: %s",
+                unsettled,
+                named(self.held.snapshot()) or "none of them running",
             )
         self._ended.set()
 
@@ -384,11 +394,8 @@ class _Engine:
         self.pulse.stop()
         await self.heartbeat.stop()
         self.threads.close()
-        if self._owned:
-            self._rdb.abort()
-            await self._rdb.aclose()
-        else:
-            await self._rdb.settled()
+        self._rdb.abort()
+        await self._rdb.aclose()
 
     def _on_fetcher_end(self, fetching: asyncio.Task[None]) -> None:
         if not fetching.cancelled() and (bug := fetching.exception()) is not None:

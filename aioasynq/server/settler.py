@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+import uuid
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +25,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TOO_LARGE_TRIES = 10  #: times in a row that Redis may hang up on a large outcome before that is taken for its answer
+
 Write = Callable[[Sequence[Any], Receipt], Coroutine[Any, Any, list[bool]]]
+
+
+class _TooLargeError(Exception):
+    """Redis takes no call of this size."""
+
+    def __str__(self) -> str:
+        return f"too large for Redis ({self.args[0]})"
 
 
 class _Waiting(NamedTuple):
@@ -35,9 +45,10 @@ class _Waiting(NamedTuple):
 class _Lane:
     """Outcomes of one kind for one queue: a call at a time, each with its receipt."""
 
-    __slots__ = ("receipts", "task", "waiting", "write")
+    __slots__ = ("queue", "receipts", "task", "waiting", "write")
 
-    def __init__(self, receipts: Receipts, write: Write) -> None:
+    def __init__(self, queue: str, receipts: Receipts, write: Write) -> None:
+        self.queue = queue
         self.receipts = receipts
         self.write = write
         self.waiting: deque[_Waiting] = deque()
@@ -72,21 +83,43 @@ class Settler:
         self._idle = asyncio.Event()
         self._idle.set()
         self.unsettled = 0  #: outcomes not written yet, those under way included
+        self.of_queue: Counter[str] = Counter()  #: the same by queue
+        self._refused: set[_Lane] = set()
+        self._big: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
     def add(self, outcome: Outcome, running: Running | None = None) -> None:
         """Take an outcome; it is written as soon as the call under way is over."""
-        kind = type(outcome)
-        lane = self._lanes.get((outcome.leased.queue, kind))
+        if self._stopped:
+            log.error("an outcome came after the end and is not written; its lease decides: %s", outcome.leased.shown)
+            return
+        queue, kind = outcome.leased.queue, type(outcome)
+        lane = self._lanes.get((queue, kind))
         if lane is None:
-            lane = self._open_lane(outcome.leased.queue, kind)
-        lane.waiting.append(_Waiting(outcome, running))
+            lane = self._open_lane(queue, kind)
         self.unsettled += 1
+        self.of_queue[queue] += 1
+        if _size(outcome) > MAX_BATCH_BYTES:
+            self._idle.clear()
+            # Redis may not take it at all, and then it must hold up no other.
+            task = asyncio.get_running_loop().create_task(self._big_one(lane, _Waiting(outcome, running)))
+            self._big.add(task)
+            task.add_done_callback(self._big.discard)
+            return
+        lane.waiting.append(_Waiting(outcome, running))
         if lane.task is None:
             self._idle.clear()
             # Nobody but us holds this task, so no cancellation from outside can tear a write.
             lane.task = asyncio.get_running_loop().create_task(
                 self._empty(lane), name=f"aioasynq settle {kind.__name__}"
             )
+
+    @property
+    def pressing(self) -> int:
+        """Outcomes not written yet, without those of queues that Redis refuses: these keep no other queue waiting."""
+        if not self._refused:
+            return self.unsettled
+        return self.unsettled - sum(self.of_queue[queue] for queue in {lane.queue for lane in self._refused})
 
     async def drain(self, limit: float) -> int:
         """Wait until all is written, at most *limit* seconds; how many outcomes are left."""
@@ -99,7 +132,8 @@ class Settler:
 
     async def stop(self) -> None:
         """Give up what is left; its leases decide."""
-        tasks = [lane.task for lane in self._lanes.values() if lane.task is not None]
+        self._stopped = True
+        tasks = [*self._big, *(lane.task for lane in self._lanes.values() if lane.task is not None)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -118,7 +152,7 @@ class Settler:
                 max_age=int(config.archive_days * 86400),
             ),
         }
-        lane = _Lane(Receipts(f"{self._name}:{kind.__name__.lower()}"), writes[kind])
+        lane = _Lane(queue, Receipts(f"{self._name}:{kind.__name__.lower()}"), writes[kind])
         self._lanes[queue, kind] = lane
         return lane
 
@@ -132,36 +166,73 @@ class Settler:
             while lane.waiting:
                 batch = _take(lane.waiting)
                 try:
-                    answers = await self._until_answered(lane.write, batch, lane.receipts.next())
+                    answers = await self._until_answered(lane, lane.write, batch, lane.receipts.next())
                 except Exception:
                     log.exception("%d outcomes could not be written together; each goes alone", len(batch))
-                    answers = [await self._alone(lane, waiting) for waiting in batch]
-                self.unsettled -= len(batch)
-                for waiting, still_ours in zip(batch, answers, strict=True):
-                    if isinstance(waiting.outcome, Failed) and still_ours:
-                        self._on_retry(waiting.outcome.delay)
-                    if waiting.running is not None:
-                        self._on_settled(waiting.running, still_ours)
+                    answers = [await self._alone(lane, waiting, lane.receipts.next()) for waiting in batch]
+                self._written(batch, answers)
         finally:
             lane.task = None
             if self.unsettled == 0:
                 self._idle.set()
 
-    async def _until_answered(self, write: Write, batch: Sequence[_Waiting], receipt: Receipt) -> list[bool]:
-        items = [waiting.outcome for waiting in batch]
-        while True:
-            try:
-                answers = await write(items, receipt)
-            except BrokerError as exc:
-                await asyncio.sleep(self._contact.lost(exc))
-            else:
-                self._contact.made()
-                return answers
-
-    async def _alone(self, lane: _Lane, waiting: _Waiting) -> bool:
-        """Write one outcome of a batch that could not be encoded; the one to blame goes to the archive as it is."""
+    async def _big_one(self, lane: _Lane, waiting: _Waiting) -> None:
         try:
-            return (await self._until_answered(lane.write, [waiting], lane.receipts.next()))[0]
+            answer = await self._alone(lane, waiting, _only_one())
+            self._written([waiting], [answer])
+        finally:
+            if self.unsettled == 0:
+                self._idle.set()
+
+    def _written(self, batch: Sequence[_Waiting], answers: Sequence[bool]) -> None:
+        self.unsettled -= len(batch)
+        self.of_queue[batch[0].outcome.leased.queue] -= len(batch)
+        for waiting, still_ours in zip(batch, answers, strict=True):
+            if isinstance(waiting.outcome, Failed) and still_ours:
+                self._on_retry(waiting.outcome.delay)
+            if waiting.running is not None:
+                self._on_settled(waiting.running, still_ours)
+
+    async def _until_answered(
+        self, lane: _Lane, write: Write, batch: Sequence[_Waiting], receipt: Receipt
+    ) -> list[bool]:
+        items = [waiting.outcome for waiting in batch]
+        tries = 0
+        try:
+            while True:
+                try:
+                    answers = await write(items, receipt)
+                except BrokerError as exc:
+                    if exc.answered:
+                        self._refused.add(lane)
+                    tries = tries + 1 if await self._hangs_up(exc, items) else 0
+                    if tries >= TOO_LARGE_TRIES or (tries and "Protocol error" in str(exc)):
+                        raise _TooLargeError(str(exc)) from exc
+                    await asyncio.sleep(self._contact.lost(exc))
+                else:
+                    self._contact.made()
+                    return answers
+        finally:
+            self._refused.discard(lane)
+
+    async def _hangs_up(self, error: BrokerError, items: Sequence[Outcome]) -> bool:
+        """May Redis have hung up on this call because of its size, though it answers others? It seldom says so."""
+        if len(items) > 1 or _size(items[0]) <= MAX_BATCH_BYTES:  # no Redis can be told to take less
+            return False
+        if "Protocol error" in str(error):
+            return True
+        if not error.maybe_done or error.answered or "no answer in time" in str(error):
+            return False
+        try:
+            await self._rdb.ping(timeout=0.5)
+        except BrokerError:
+            return False  # it is away
+        return True
+
+    async def _alone(self, lane: _Lane, waiting: _Waiting, receipt: Receipt) -> bool:
+        """Write one outcome that could not go with others; one that cannot be written sends its task to the archive."""
+        try:
+            return (await self._until_answered(lane, lane.write, [waiting], receipt))[0]
         except Exception as exc:
             leased = waiting.outcome.leased
             log.exception(
@@ -170,11 +241,7 @@ class Settler:
             bare = Leased(leased.queue, leased.id, None, leased.guard)
             killed = Killed(bare, f"outcome could not be written: {error_text(exc)}")
             kill = self._lanes.get((leased.queue, Killed)) or self._open_lane(leased.queue, Killed)
-            return (
-                await self._until_answered(
-                    kill.write, [_Waiting(killed, None)], Receipt(f"{self._name}:alone:{leased.id}", 1)
-                )
-            )[0]
+            return (await self._until_answered(kill, kill.write, [_Waiting(killed, None)], _only_one()))[0]
 
 
 def _take(waiting: deque[_Waiting]) -> list[_Waiting]:
@@ -182,13 +249,23 @@ def _take(waiting: deque[_Waiting]) -> list[_Waiting]:
     batch: list[_Waiting] = []
     size = 0
     while waiting and len(batch) < MAX_BATCH:
-        outcome = waiting[0].outcome
-        if not isinstance(outcome, Done | Requeued):
-            msg = outcome.leased.msg
-            size += len(msg.payload or b"") if msg is not None else 0
-            if isinstance(outcome, Completed):
-                size += len(outcome.result or b"")
-            if batch and size > MAX_BATCH_BYTES:
-                break
+        size += _size(waiting[0].outcome)
+        if batch and size > MAX_BATCH_BYTES:
+            break
         batch.append(waiting.popleft())
     return batch
+
+
+def _only_one() -> Receipt:
+    return Receipt(uuid.uuid4().hex, 1)
+
+
+def _size(outcome: Outcome) -> int:
+    """About how many bytes it takes to write it."""
+    if isinstance(outcome, Done | Requeued):
+        return 0
+    msg = outcome.leased.msg
+    size = msg.size if msg is not None else 0
+    if isinstance(outcome, Completed):
+        return size + len(outcome.result or b"")
+    return size + len(outcome.error)
