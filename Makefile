@@ -107,9 +107,11 @@ clean: ## remove what was built and installed here
 
 # $(call environment,FOLDER): an empty one, unless there is one with a pip that works
 define environment
-@if [ -z "$(PYTHON)" ]; then echo 'aioasynq needs Python 3.11 or later on PATH (or: make PYTHON=...)' >&2; exit 1; fi
+@"$(or $(PYTHON),false)" -c '$(FITS)' >/dev/null 2>&1 || { \
+	echo 'aioasynq needs Python 3.11 or later on PATH (or: make PYTHON=/path/to/python3)' >&2; exit 1; }
 @"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
 	echo 'aioasynq needs the venv and pip of $(PYTHON) (Debian: apt-get install python3-venv)' >&2; exit 1; }
+@echo 'setting up $(1): a minute or two' >&2
 @$(1)/bin/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(1)
 endef
 INSTALL := -m pip install --quiet --disable-pip-version-check

@@ -443,14 +443,22 @@ async def _in_thread(call: Callable[[], object]) -> None:
 def main() -> None:
     """Run a Redis in the foreground until Ctrl-C: ``python -m aioasynq.devserver [port]``."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    port = 6379
     try:
-        port = int(sys.argv[1]) if len(sys.argv) > 1 else 6379
+        if len(sys.argv) > 1:
+            port = int(sys.argv[1])
         with suppress(KeyboardInterrupt), DevServer(port=port) as server:
             line = f"Redis {server.version} at {server.url}; it forgets all at its end. Ctrl-C ends it."
             print(line, flush=True)  # noqa: T201 - what it is run for
             signal.pause()
     except ValueError:
         sys.exit(f"aioasynq.devserver: the port must be a number, got {sys.argv[1]!r}")
+    except _PortTakenError:
+        sys.exit(
+            f"aioasynq.devserver: port {port} is taken. If it is a Redis that listens there, none has to be started."
+            f"\nElse take another port: python -m aioasynq.devserver 6380, and tell the programs that use it:"
+            f" {ENV_URL}=redis://{HOST}:6380/0"
+        )
     except DevServerError as exc:
         sys.exit(f"aioasynq.devserver: {exc}")
 

@@ -1,4 +1,8 @@
-"""Two kinds of handlers: raw ones get the bytes of all types with a prefix, typed ones get arguments."""
+"""Two kinds of handlers: raw ones get the bytes of all types with a prefix, typed ones get arguments.
+
+A typed handler is given the members of a JSON object by name. A name that is missing or not known is a PayloadError,
+and the task is archived; which types the values have is not checked.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,9 @@ async def resize(task: Task) -> str:
     return f"raw, {len(task.payload)} bytes, try {task.retried + 1} of {task.max_retry + 1}"
 
 
-@mux.task("report", queue="low", max_retry=3)  # the payload is a JSON object, checked against the signature
+# The payload is a JSON object: its members have to be the parameters, by name. Their values stay what JSON makes of
+# them; the annotations are not looked at.
+@mux.task("report", queue="low", max_retry=3)
 async def report(year: int, kinds: list[str]) -> str:
     return f"typed, {year} and {kinds}; the payload is {current_task().payload.decode()}"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from collections.abc import AsyncGenerator
@@ -19,10 +20,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from aioasynq import Client, ServeMux, Server, Task, current_task
+from aioasynq import BrokerError, Client, ServeMux, Server, Task, current_task
 from aioasynq.mux import Run
 
 QUEUE = os.environ.get("WEBAPP_QUEUE", "default")
+PATIENCE = float(os.environ.get("WEBAPP_PATIENCE", "5"))  # seconds a request waits for its task
+
+logging.basicConfig(
+    level=logging.INFO
+)  # uvicorn sets up its own loggers only; without this aioasynq's INFO is not seen
 
 mux = ServeMux()
 journal: list[dict[str, Any]] = []  # what happened to which task
@@ -116,9 +122,17 @@ async def post_ping(request: Request) -> JSONResponse:
     started: asyncio.Future[float] = asyncio.get_running_loop().create_future()
     pings[name] = started
     began = time.perf_counter()
-    await client.enqueue(ping.task(name))
-    async with asyncio.timeout(10):
-        return JSONResponse({"ms": (await started - began) * 1000})
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await client.enqueue(ping.task(name))
+            return JSONResponse({"ms": (await started - began) * 1000})
+    except TimeoutError:
+        why = (
+            f"the task did not start in this process within {PATIENCE:g} s; does another worker serve queue {QUEUE!r}?"
+        )
+        return JSONResponse({"error": why}, 504)
+    finally:
+        pings.pop(name, None)
 
 
 async def post_ticks(request: Request) -> JSONResponse:
@@ -130,6 +144,15 @@ async def post_ticks(request: Request) -> JSONResponse:
 
 async def get_journal(_: Request) -> JSONResponse:
     return JSONResponse({"journal": journal, "ticks": ticks})
+
+
+async def bad_request(_: Request, error: Exception) -> JSONResponse:
+    """No JSON, a member that is missing, or a value that the task or an option does not take."""
+    return JSONResponse({"error": f"{type(error).__name__}: {error}"}, 400)
+
+
+async def no_redis(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"error": str(error)}, 503)
 
 
 @contextlib.asynccontextmanager
@@ -152,5 +175,6 @@ app = Starlette(
         Route("/ticks", post_ticks, methods=["POST"]),
         Route("/journal", get_journal),
     ],
+    exception_handlers={ValueError: bad_request, TypeError: bad_request, KeyError: bad_request, BrokerError: no_redis},
     lifespan=lifespan,
 )

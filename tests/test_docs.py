@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import inspect
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import tomllib
 from asyncio.subprocess import DEVNULL, PIPE
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
-from aioasynq import keys
+import aioasynq.errors
+from aioasynq import Client, Config, Task, keys
+from aioasynq.client import batcher
+from aioasynq.client.client import MAX_PAYLOAD
+from aioasynq.compose import compose
 from aioasynq.devserver import ENV_URL
+from aioasynq.options import EMPTY, MAX_DURATION, MAX_MOMENT, MAX_RETRY, Options
+from aioasynq.rdb.base import MAX_BATCH
+from aioasynq.rdb.connection import MAX_CONNECTIONS
+from aioasynq.server.fetcher import MAX_WAITS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -169,3 +181,84 @@ def test_the_page_of_the_wire_names_every_field_and_our_keys():
         keys.aggregation_set("q", "<group>", "<set>"),
     }
     assert {key for key in others if f"`{key}`" not in text} == set()
+
+
+def table(page: str, title: str) -> list[list[str]]:
+    """The rows of the table under a title of a page, cell by cell."""
+    section = (ROOT / "docs" / page).read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(lines) > 2, f"{page} has no table under {title!r}"
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def defaults(title: str) -> dict[str, object]:
+    """What a page says: option → default; a text where that is no literal."""
+    said: dict[str, object] = {}
+    for option, _, default, *_ in table("options.md", title):
+        try:
+            said[option.strip("`")] = ast.literal_eval(default.strip("`"))
+        except (SyntaxError, ValueError):
+            said[option.strip("`")] = default.strip("`")
+    return said
+
+
+def test_the_page_of_options_says_what_a_task_has():
+    composed = compose(Task("x"), EMPTY, now=1.0)
+    msg = composed.msg
+    assert UUID(msg.id).version == 4
+    assert (msg.deadline, composed.unique_ttl, composed.when, msg.group_key) == (0, 0, "", "")
+    assert defaults("Of a task") == {
+        **dict.fromkeys(Options._fields),
+        "max_retry": msg.retry,
+        "queue": msg.queue,
+        "task_id": "a random UUID",
+        "timeout": msg.timeout,
+        "retention": msg.retention,
+        "headers": msg.headers,
+    }
+
+
+def test_the_page_of_options_says_what_a_server_has():
+    config = Config()
+    has = {name: getattr(config, name) for name in Config.__dataclass_fields__}
+    assert config.is_failure(Exception()) is True
+    has["retry_delay"] = getattr(config.retry_delay, "__name__", "")
+    has["is_failure"] = "lambda error: True"
+    assert defaults("Of a server") == has
+
+
+def test_the_page_of_options_says_what_a_client_has():
+    has = {each.name: each.default for each in inspect.signature(Client).parameters.values()}
+    assert defaults("Of a client") == has
+
+
+def test_the_page_of_options_names_the_limits():
+    numbers = [int(re.findall(r"`(\d+)`", cells[1])[0]) for cells in table("options.md", "Limits")]
+    assert numbers == [
+        *(MAX_PAYLOAD, MAX_BATCH, batcher.MAX_WAITING, batcher.MAX_WAITING_BYTES),
+        *(MAX_RETRY, MAX_DURATION, MAX_MOMENT, MAX_CONNECTIONS, MAX_WAITS),
+    ]
+
+
+def test_the_page_of_errors_names_every_error():
+    text = (ROOT / "docs" / "errors.md").read_text()
+    named = set(re.findall(r"`([A-Z]\w+)(?:\([^`]*\))?`", text))
+    assert set(aioasynq.errors.__all__) - named == set()
+    assert {name for name in named if name.endswith("Error")} - set(aioasynq.errors.__all__) == {
+        *("ValueError", "TypeError", "RuntimeError", "CancelledError")
+    }
+
+
+@pytest.mark.parametrize("python", ["", "/nowhere/python3", "false"], ids=["none", "missing", "too-old"])
+async def test_without_a_fitting_python_make_says_so(python, tmp_path):
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    make = await asyncio.create_subprocess_exec(
+        *("make", f"PYTHON={python}", "demo"), cwd=tmp_path, stdout=PIPE, stderr=PIPE
+    )
+    async with asyncio.timeout(PATIENCE):
+        out, err = await make.communicate()
+    assert make.returncode == 2
+    assert out == b""
+    assert err.decode().splitlines()[0].startswith("aioasynq needs Python 3.11 or later on PATH")
+    assert list(tmp_path.glob(".venv*")) == []

@@ -116,6 +116,38 @@ async def test_retries(redis_url, redis):
     assert await redis.zcard(keys.archived("default")) == 2
 
 
+async def test_the_web_app_does_not_wait_for_ever(redis_url, redis):
+    await redis.set(keys.paused("default"), "1")  # so that the task does not start, as when another worker takes it
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "uvicorn", "--app-dir", str(EXAMPLES), "--port", str(port), "webapp:app"),
+        stdout=PIPE,
+        stderr=STDOUT,
+        env={**os.environ, ENV_URL: redis_url, "WEBAPP_PATIENCE": "0.2"},
+    )
+    try:
+        assert process.stdout is not None
+        said = b""
+        async with asyncio.timeout(PATIENCE):
+            while b"running on" not in said:
+                said += await process.stdout.readline()
+                assert process.returncode is None, said.decode()
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
+                late = await http.post("/ping")
+                wrong = [await http.post("/welcome", content=content) for content in ("", "{}", "[]")]
+            process.send_signal(signal.SIGTERM)
+            said += (await process.communicate())[0]
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert late.status_code == 504
+    assert "the task did not start in this process within 0.2 s" in late.json()["error"]
+    assert [(each.status_code, list(each.json())) for each in wrong] == [(400, ["error"])] * 3
+    assert "Traceback" not in said.decode()
+
+
 async def test_the_web_app(redis_url):
     port = free_port()
     process = await asyncio.create_subprocess_exec(
@@ -147,6 +179,7 @@ async def test_the_web_app(redis_url):
             await process.wait()
     assert [(entry["id"], entry["what"]) for entry in journal] == [(sent.json()["id"], "done: wrote to user 42")]
     assert "Application shutdown complete" in said.decode()
+    assert "INFO:aioasynq.server.server:server" in said.decode()  # uvicorn alone would not show it
 
 
 async def test_the_demo_leaves_nothing_behind(redis_url, redis):

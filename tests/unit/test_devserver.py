@@ -246,6 +246,20 @@ def test_refused(options, text):
         DevServer(**options)
 
 
+def test_the_command_says_that_its_port_is_taken():
+    with DevServer() as server:
+        ended = subprocess.run(
+            [sys.executable, "-m", "aioasynq.devserver", str(server.port)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"aioasynq.devserver: port {server.port} is taken. If it is a Redis")
+    assert len(ended.stderr.splitlines()) == 2
+
+
 def test_a_port_that_is_taken():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
