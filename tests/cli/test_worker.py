@@ -3,188 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import signal
 import socket
 import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
 
 from aioasynq import Client, Task, __version__, keys
 from aioasynq.devserver import ENV_URL
-
-PATIENCE = 20  # seconds until something that has to happen counts as not happening
-
-TASKS = """
-import asyncio, time
-from aioasynq import ServeMux, Server
-
-mux = ServeMux()
-empty = ServeMux()
-server = Server(mux=mux, concurrency=7, queues={"low": 1, "high": 2})
-number = 3
-
-class nested:
-    mux = mux
-
-@mux.task("greet")
-async def greet(name: str):
-    print("hello", name, flush=True)
-
-@mux.handler("slow:")
-async def slow(task):
-    print("slow", flush=True)
-    await asyncio.sleep(60)
-
-@mux.handler("thread")
-def thread(task):
-    print("thread", flush=True)
-    time.sleep(60)
-
-@mux.handler("to-thread")
-async def to_thread(task):
-    print("to-thread", flush=True)
-    await asyncio.to_thread(time.sleep, 60)
-
-@mux.handler("stubborn")
-async def stubborn(task):
-    print("stubborn", flush=True)
-    while True:
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            pass
-"""
+from tests.cli.stage import PATIENCE
 
 
-class Worker:
-    """A worker that runs, and what it has said so far."""
-
-    def __init__(self, process: Process) -> None:
-        self.process = process
-        self.said = ""
-
-    async def line(self) -> str:
-        """The next line a handler printed."""
-        assert self.process.stdout is not None
-        async with asyncio.timeout(PATIENCE):
-            return (await self.process.stdout.readline()).decode().strip()
-
-    async def until(self, text: str) -> str:
-        """All it has said on stderr, once *text* is in it."""
-        assert self.process.stderr is not None
-        async with asyncio.timeout(PATIENCE):
-            while text not in self.said:
-                line = await self.process.stderr.readline()
-                assert line, f"it ended without saying {text!r}:\n{self.said}"
-                self.said += line.decode()
-        return self.said
-
-    async def end(self) -> int:
-        """Its exit code, once it has ended."""
-        async with asyncio.timeout(PATIENCE):
-            _, rest = await self.process.communicate()
-        self.said += rest.decode()
-        assert self.process.returncode is not None
-        return self.process.returncode
+@pytest.mark.parametrize("target", ["tasks:make", "tasks:make()", "tasks:make_server"])
+async def test_a_factory(run_worker, redis_url, target):
+    async with run_worker(target, "--url", redis_url) as worker:
+        await worker.until("started")
+        assert "  handlers     made\n" in worker.said
 
 
-@pytest.fixture
-def run_worker(tmp_path: Path) -> Callable[..., object]:
-    """``async with run_worker("tasks:mux", "--strict") as worker:``, in a folder that has a module ``tasks``."""
-    (tmp_path / "tasks.py").write_text(TASKS)
-    (tmp_path / "broken.py").write_text("import surely_not_there\n")
-
-    @asynccontextmanager
-    async def start(*arguments: str, env: dict[str, str] | None = None) -> AsyncGenerator[Worker]:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "aioasynq", "worker", *arguments),
-            cwd=tmp_path,
-            stdout=PIPE,
-            stderr=PIPE,
-            env={**os.environ, "COLUMNS": "200", **(env or {})},
-        )
-        worker = Worker(process)
-        try:
-            yield worker
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await worker.end()
-
-    return start
-
-
-WRONG = {
-    "no colon": (["tasks"], "aioasynq: 'tasks' is no MODULE:ATTRIBUTE, as in myapp.tasks:mux"),
-    "no attribute": (["tasks:"], "aioasynq: 'tasks:' is no MODULE:ATTRIBUTE, as in myapp.tasks:mux"),
-    "two colons": (["tasks:mux:x"], "aioasynq: 'tasks:mux:x' is no MODULE:ATTRIBUTE, as in myapp.tasks:mux"),
-    "module missing": (
-        ["nope:mux"],
-        "aioasynq: there is no module 'nope' for 'nope:mux'; it was looked for in {cwd} first",
-    ),
-    "package missing": (
-        ["nope.tasks:mux"],
-        "aioasynq: there is no module 'nope' for 'nope.tasks:mux'; it was looked for in {cwd} first",
-    ),
-    "attribute missing": (["tasks:nope"], "aioasynq: module 'tasks' has no attribute 'nope'"),
-    "dotted attribute missing": (["tasks:nested.nope"], "aioasynq: module 'tasks' has no attribute 'nested.nope'"),
-    "wrong type": (["tasks:number"], "aioasynq: 'tasks:number' is of type int; a ServeMux or a Server is needed"),
-    "no handler": (["tasks:empty"], "aioasynq: tasks:empty has no handler"),
-    "weight that is no number": (
-        ["tasks:mux", "--queues", "a:6,b:x"],
-        "aioasynq: --queues 'a:6,b:x': 'b:x' is no NAME or NAME:WEIGHT; write it as in critical:6,default:3",
-    ),
-    "queue without a name": (
-        ["tasks:mux", "--queues", "a,"],
-        "aioasynq: --queues 'a,': '' is no NAME or NAME:WEIGHT; write it as in critical:6,default:3",
-    ),
-    "queue named twice": (
-        ["tasks:mux", "--queues", "a,a:2"],
-        "aioasynq: --queues 'a,a:2': 'a:2' is there twice; write it as in critical:6,default:3",
-    ),
-    "weight of nothing": (["tasks:mux", "--queues", "a:0"], "aioasynq: queues['a'] must be at least 1, got 0"),
-    "queue with braces": (["tasks:mux", "--queues", "{a}"], "aioasynq: queue must not contain braces, got '{a}'"),
-    "concurrency": (["tasks:mux", "--concurrency", "0"], "aioasynq: concurrency must be at least 1, got 0"),
-    "shutdown timeout": (
-        ["tasks:mux", "--shutdown-timeout", "-1"],
-        "aioasynq: shutdown_timeout must be at least 0, got -1.0",
-    ),
-    "scheme": (
-        ["tasks:mux", "--url", "http://:secret@localhost"],
-        (
-            "aioasynq: redis must be a URL that begins with one of "
-            "redis://, rediss://, unix://, redis-cluster://; got 'http://:***@localhost'"
-        ),
-    ),
-    "password with a slash": (
-        ["tasks:mux", "--url", "redis://:sec/ret@localhost"],
-        (
-            "aioasynq: redis must be a URL like redis://localhost:6379/0, got 'redis://:***@localhost': "
-            "its port is no number; in a password a slash is written %2F and a # %23"
-        ),
-    ),
-}
-
-
-@pytest.mark.parametrize(("arguments", "text"), WRONG.values(), ids=WRONG)
-async def test_what_is_wrong_is_said_in_one_line(run_worker, tmp_path, arguments, text):
-    async with run_worker(*arguments) as worker:
-        assert await worker.end() == 2
-    assert worker.said.splitlines() == [text.replace("{cwd}", str(tmp_path))]
-
-
-async def test_a_module_that_fails_is_shown_with_the_place(run_worker):
-    async with run_worker("broken:mux") as worker:
-        assert await worker.end() == 1
-    assert 'broken.py", line 1' in worker.said
-    assert "No module named 'surely_not_there'" in worker.said
+async def test_an_empty_variable_counts_as_none(run_worker):
+    async with run_worker("tasks:mux", env={ENV_URL: ""}) as worker:
+        assert "  redis        redis://localhost:6379/0\n" in await worker.until("  redis ")
 
 
 async def test_the_banner_and_a_task(run_worker, redis_url):
@@ -199,7 +41,7 @@ async def test_the_banner_and_a_task(run_worker, redis_url):
             "  queues       critical 6, default 3, low 1 (weighted)",
         ]
         assert re.match(r"  concurrency  20, on (uvloop|asyncio)$", said.splitlines()[4])
-        assert said.splitlines()[5] == "  handlers     greet, slow:, thread, to-thread, stubborn"
+        assert said.splitlines()[5].startswith("  handlers     greet, slow:, thread, to-thread, stubborn, ")
         async with Client(redis_url) as client:
             await client.enqueue(Task("greet", '{"name": "you"}', queue="low"))
         assert await worker.line() == "hello you"
@@ -261,7 +103,23 @@ async def test_a_running_task_is_given_back_when_time_is_up(run_worker, redis_ur
         assert await worker.line() == "slow"
         worker.process.send_signal(signal.SIGTERM)
         assert await worker.end() == 0
+    assert f"go back to their queues: 1: {info.id} (slow:one)\n" in worker.said
     assert await redis.lrange(keys.pending("default"), 0, -1) == [info.id.encode()]
+
+
+async def test_of_many_that_are_given_back_a_few_are_named(run_worker, redis_url, redis):
+    async with (
+        run_worker("tasks:mux", "--url", redis_url, "--shutdown-timeout", "0") as worker,
+        Client(redis_url) as client,
+    ):
+        for n in range(7):
+            await client.enqueue(Task(f"slow:{n}", task_id=f"id{n}"))
+            assert await worker.line() == "slow"
+        worker.process.send_signal(signal.SIGTERM)
+        assert await worker.end() == 0
+    names = ", ".join(f"id{n} (slow:{n})" for n in range(5))
+    assert f"go back to their queues: 7: {names} and 2 more\n" in worker.said
+    assert await redis.lrange(keys.pending("default"), 0, -1) == [f"id{n}".encode() for n in reversed(range(7))]
 
 
 async def test_a_second_signal_does_not_wait(run_worker, redis_url, redis):
@@ -282,7 +140,7 @@ async def test_a_second_signal_does_not_wait(run_worker, redis_url, redis):
 STUCK = {
     "a plain function": ("thread", r"thread aioasynq-handler_\d+ at .*tasks\.py:\d+ in thread\n"),
     "asyncio.to_thread": ("to-thread", r"thread aioasynq-to-thread_\d+ at "),
-    "a coroutine that swallows its cancellation": ("stubborn", r"task Task-\d+\n"),
+    "a coroutine that swallows its cancellation": ("stubborn", r"task [\w-]+ \(stubborn\) of queue default\n"),
 }
 
 
