@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from aioasynq.errors import BrokerError
 from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, Receipt, Receipts
 from aioasynq.rdb.lifecycle import Scheduled, ScheduledUnique, Unique
+from aioasynq.rdb.pipe import SLOWEST
 
 if TYPE_CHECKING:
     from aioasynq.compose import Composed
@@ -32,7 +33,7 @@ Write: TypeAlias = Callable[[Sequence[Any], Receipt], Coroutine[Any, Any, "list[
 class _Lane:
     """Tasks on one route to one queue: a call at a time, each with its receipt."""
 
-    __slots__ = ("alive", "item", "receipts", "sent", "task", "timer", "waiting", "write")
+    __slots__ = ("alive", "allowance", "item", "receipts", "sent", "task", "timer", "waiting", "write")
 
     def __init__(self, receipts: Receipts, write: Write, item: Callable[[Composed], object]) -> None:
         self.receipts = receipts
@@ -42,6 +43,7 @@ class _Lane:
         self.sent: list[_Entry] = []
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.allowance = 0.0  #: seconds that what was sent may take on a slow link, beyond what any call may
         self.alive = 0.0  #: when Redis last answered, by the loop's clock
 
 
@@ -131,6 +133,7 @@ class Batcher:
                 batch = lane.sent = self._take(lane.waiting)
                 if not batch:
                     continue
+                lane.allowance = sum(composed.msg.size for composed, _, _ in batch) / SLOWEST
                 try:
                     answers = await lane.write([lane.item(composed) for composed, _, _ in batch], lane.receipts.next())
                 except Exception as exc:  # noqa: BLE001 - goes to those who wait for an answer
@@ -156,7 +159,11 @@ class Batcher:
         """The timer of a lane: is anybody left who waits too long?"""
         lane.timer = None
         self._expire(lane, f"enqueue failed: {self._silence()}")
-        left = [max(came, lane.alive) for _, answer, came in (*lane.sent, *lane.waiting) if not answer.done()]
+        left = [
+            max(came, lane.alive) + lane.allowance
+            for _, answer, came in (*lane.sent, *lane.waiting)
+            if not answer.done()
+        ]
         if left:
             lane.timer = self._loop.call_at(min(left) + self._patience + GRACE, self._look_at, lane)
 
@@ -165,7 +172,7 @@ class Batcher:
         now = self._loop.time()
         for entries, maybe_done in ((lane.sent, True), (lane.waiting, False)):
             for _, answer, came in entries:
-                if max(came, lane.alive) + self._patience > now:
+                if max(came, lane.alive) + self._patience + lane.allowance > now:
                     break  # the rest came later
                 if not answer.done():
                     answer.set_exception(BrokerError(why, maybe_done=maybe_done))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 import uuid
@@ -28,7 +29,8 @@ from redis.exceptions import (
 )
 
 from aioasynq.errors import BrokerError, BrokerRefusedError
-from aioasynq.rdb.connection import AnyRedis, Link, hint, open_link
+from aioasynq.rdb.connection import AnyRedis, Link, connection_for, hint, open_link
+from aioasynq.rdb.pipe import SLOWEST, Pipe
 from aioasynq.rdb.script import Script
 
 OPERATION_TIMEOUT = 5.0  #: seconds an operation may take, repeats included; shorter than a receipt's life of 60 s
@@ -106,6 +108,9 @@ class Operations:
         self._timeout = operation_timeout
         self._under_way: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self._pipe: Pipe | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._shared = not isinstance(self._redis, RedisCluster)  # calls share a connection; else each takes one
         self._answered = False  # so that it is the Redis it should be
 
     @property
@@ -146,6 +151,8 @@ class Operations:
             BrokerRefusedError: Redis refuses this user or this password.
             BrokerError: Redis could not be reached in time, or answered with an error.
         """
+        failed: Exception | None = None
+        end = asyncio.get_running_loop().time() + self._timeout
         sent = args
 
         async def call() -> Any:
@@ -158,11 +165,99 @@ class Operations:
 
         async def send(words: Sequence[Arg]) -> Any:
             try:
-                return await self._redis.execute_command("EVALSHA", script.sha, len(keys), *words)
+                return await self.command("EVALSHA", script.sha, len(keys), *words)
             except NoScriptError:
-                return await self._redis.execute_command("EVAL", script.text, len(keys), *words)
+                return await self.command("EVAL", script.text, len(keys), *words)
 
-        return await self._plain(script.name, call, writes=writes, orphaned=orphaned)
+        def again(failed: Exception) -> Coroutine[Any, Any, Any]:
+            return self._repeat(script.name, call, end, writes=writes, failed=failed)
+
+        if self._pipe is not None and self._pipe.is_open:
+            # The common case costs no task: what is written at once cannot be torn, and its reply finds its way.
+            try:
+                answer = self._send(self._pipe, ("EVALSHA", script.sha, len(keys), *keys, *args), again, orphaned)
+                sent = args if repeated is None else repeated
+                try:
+                    return await answer
+                except asyncio.CancelledError:
+                    if answer.done() and not answer.cancelled():  # the reply came just before
+                        self._forsaken(answer.exception() or answer.result(), again, orphaned)
+                    raise
+            except UnicodeEncodeError:
+                pass
+            except Exception as exc:  # noqa: BLE001 - _repeat judges it
+                failed = exc
+        end += sum(len(word) for word in args if isinstance(word, bytes | str)) / SLOWEST
+        return await self._plain(
+            script.name, call, writes=writes, end=end, attempt=self._timeout, failed=failed, orphaned=orphaned
+        )
+
+    def _send(
+        self,
+        pipe: Pipe,
+        words: Sequence[Arg],
+        again: Callable[[Exception], Coroutine[Any, Any, Any]],
+        orphaned: Callable[[Any], Awaitable[object]] | None,
+    ) -> asyncio.Future[Any]:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def on_reply(reply: Any) -> None:
+            if isinstance(reply, asyncio.CancelledError):
+                answer.cancel()
+            elif not answer.done():
+                _answer(answer, reply)
+            else:
+                self._forsaken(reply, again, orphaned)
+
+        pipe.send(words, on_reply)
+        return answer
+
+    def _forsaken(
+        self,
+        reply: Any,
+        again: Callable[[Exception], Coroutine[Any, Any, Any]],
+        orphaned: Callable[[Any], Awaitable[object]] | None,
+    ) -> None:
+        """Do what is left to do with a reply for which nobody waits any more."""
+        if isinstance(reply, Exception):  # it runs to its end all the same
+            task = self._own(again(reply))
+            if orphaned is not None:
+                self._own(_hand_over(task, orphaned))
+        elif orphaned is not None:
+            self._own(_give(reply, orphaned))
+
+    async def command(self, *words: Arg, **options: Any) -> Any:
+        """One attempt at a command, on the connection that calls share where there is one; the reply as it comes.
+
+        *options* are for a Cluster: which node.
+        """
+        pipe = await self._line()
+        if pipe is None:
+            return await self._redis.execute_command(*words, **options)
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        pipe.send(words, lambda reply: None if answer.done() else _answer(answer, reply))
+        return await answer
+
+    async def _line(self) -> Pipe | None:
+        if not self._shared:
+            return None
+        if self._pipe is None or not self._pipe.is_open:
+            if self._opening is None:
+                self._opening = self._own(self._open())
+            try:
+                await asyncio.shield(self._opening)
+            except TimeoutError:
+                raise RedisConnectionError("no answer in time when connecting to it") from None
+        return self._pipe
+
+    async def _open(self) -> None:
+        try:
+            connection, _ = await connection_for(self._redis, "")
+            async with asyncio.timeout(ATTEMPT_TIMEOUT):
+                self._pipe = await Pipe.over(connection, min(ATTEMPT_TIMEOUT, self._timeout))
+            self._shared = self._pipe is not None
+        finally:
+            self._opening = None
 
     async def _plain(
         self,
@@ -171,9 +266,15 @@ class Operations:
         *,
         writes: bool = False,
         timeout: float | None = None,
+        end: float | None = None,
+        attempt: float = ATTEMPT_TIMEOUT,
+        failed: Exception | None = None,
         orphaned: Callable[[T], Awaitable[object]] | None = None,
     ) -> T:
         """The same for a plain command, which must bear to be repeated too.
+
+        *timeout* is the operation's, in seconds, or *end* by the loop's clock; *attempt* that of one attempt; *failed*
+        is what a first attempt ended with.
 
         It runs in a task of its own, which nobody outside holds: ``task.cancel()``, ``asyncio.timeout`` and
         ``wait_for`` cut through any shield that is only a scope, and a reply that nobody reads strands the tasks it
@@ -181,7 +282,9 @@ class Operations:
         """
         if self._closed:  # or a client that was closed would open a connection that nobody closes
             raise BrokerError(f"{what} failed on {self.address}: this connection to Redis is closed")
-        task = self._own(self._repeat(what, call, self._timeout if timeout is None else timeout, writes=writes))
+        if end is None:
+            end = asyncio.get_running_loop().time() + (self._timeout if timeout is None else timeout)
+        task = self._own(self._repeat(what, call, end, writes=writes, attempt=attempt, failed=failed))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -200,17 +303,30 @@ class Operations:
         if not task.cancelled():
             task.exception()  # seen, also when the caller has gone
 
-    async def _repeat(self, what: str, call: Callable[[], Awaitable[T]], timeout: float, *, writes: bool) -> T:
+    async def _repeat(
+        self,
+        what: str,
+        call: Callable[[], Awaitable[T]],
+        end: float,
+        *,
+        writes: bool,
+        attempt: float = ATTEMPT_TIMEOUT,
+        failed: Exception | None = None,
+    ) -> T:
         loop = asyncio.get_running_loop()
-        end = loop.time() + timeout
         pause = 0.0
         sent = False
         while True:
             try:
-                async with asyncio.timeout(min(ATTEMPT_TIMEOUT, end - loop.time())):
+                if failed is not None:
+                    first, failed = failed, None
+                    raise first
+                async with asyncio.timeout(min(attempt, end - loop.time())):
                     answer = await call()
                 self._answered = True
                 return answer
+            except NoScriptError:  # of a first attempt
+                continue
             except _REFUSED as exc:
                 raise BrokerRefusedError(self._text(what, exc), maybe_done=writes and sent, answered=True) from exc
             except _PASSING as exc:
@@ -251,17 +367,22 @@ class Operations:
             await self._redis.initialize()
             node = self._redis.get_default_node()
             return await self._redis.execute_command("TIME", target_nodes=node)  # type: ignore[no-any-return]
-        return await self._redis.execute_command("TIME")  # type: ignore[no-any-return]
+        return await self.command("TIME")  # type: ignore[no-any-return]
 
     async def settled(self) -> None:
         """Wait until no operation is under way."""
-        while self._under_way:
-            await asyncio.wait(self._under_way)
+        while self._under_way or (self._pipe is not None and self._pipe.busy):
+            if self._pipe is not None:
+                await self._pipe.drain()
+            if self._under_way:
+                await asyncio.wait(self._under_way)
 
     def abort(self) -> None:
         """Give up what is under way, as if the process died; for the very end, when Redis does not answer."""
         for task in tuple(self._under_way):
             task.cancel()
+        if self._pipe is not None:
+            self._pipe.close(asyncio.CancelledError())
 
     async def aclose(self) -> None:
         """Let operations end, then close the connections, unless the client was handed in.
@@ -281,11 +402,33 @@ class Operations:
             raise asyncio.CancelledError
         closing.result()
 
+    def __del__(self) -> None:
+        # Whoever hands a client in may take it that there is nothing to close.
+        pipe: Pipe | None = getattr(self, "_pipe", None)
+        if pipe is not None and pipe.is_open:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                pipe.close()
+
     async def _close(self) -> None:
         await self.settled()
         self._closed = True
+        if self._pipe is not None:
+            self._pipe.close()
         if self._link.owned:
             await self._redis.aclose()
+
+
+def _answer(answer: asyncio.Future[Any], reply: Any) -> None:
+    if isinstance(reply, asyncio.CancelledError):
+        answer.cancel()
+    elif isinstance(reply, Exception):
+        answer.set_exception(reply)
+    else:
+        answer.set_result(reply)
+
+
+async def _give(reply: T, to: Callable[[T], Awaitable[object]]) -> None:
+    await to(reply)
 
 
 async def _hand_over(task: asyncio.Task[T], to: Callable[[T], Awaitable[object]]) -> None:

@@ -106,7 +106,8 @@ def _from_url(url: str) -> tuple[AnyRedis, str]:
         return _cluster_from_url(url)
     if parts.scheme == "unix" and not parts.path:
         raise ValueError(f"redis must name a socket, as in unix:///path/to/redis.sock, got {_without_password(url)!r}")
-    if parts.fragment or (parts.scheme != "unix" and "@" in parts.path):
+    in_path = "@" in parts.path and (parts.scheme != "unix" or (parts.netloc != "" and "@" not in parts.netloc))
+    if parts.fragment or in_path:  # the rest of a password that was not escaped
         # What urllib takes for a port may be the half of a password that has a slash in it.
         port = "" if re.fullmatch(r".*:\d*|[^:]*", parts.netloc) else "its port is no number; "
         raise ValueError(

@@ -242,7 +242,7 @@ class Lifecycle(Operations):
             return
         await self._plain(
             f"naming queue {queue!r} among all queues",
-            lambda: self._redis.execute_command("SADD", keys.queues(), queue),
+            lambda: self.command("SADD", keys.queues(), queue),
             writes=True,
         )
         self._registered[queue] = now + REGISTER_AGAIN

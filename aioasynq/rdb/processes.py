@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aioasynq import keys
@@ -36,7 +37,7 @@ class Processes(Operations):
         server, tasks = _keys_of(info)
         expiry = await self._expiry(ttl)
         for index, member in ((keys.servers(), server), (keys.workers(), tasks)):
-            await self._plain("ZADD", lambda i=index, m=member: self._redis.zadd(i, {m: expiry}), writes=True)  # type: ignore[misc]
+            await self._plain("ZADD", partial(self.command, "ZADD", index, expiry, member), writes=True)
         args: list[Arg] = [ttl, encode_server(info), 0 if workers is None else 1]
         for task_id, worker in (workers or {}).items():
             args += (task_id, encode_worker(worker))
@@ -70,13 +71,13 @@ class Processes(Operations):
     async def clear_process_info(self, info: ServerInfo) -> None:
         """Take back all that a server said about itself."""
         server, tasks = _keys_of(info)
-        await self._plain("ZREM", lambda: self._redis.zrem(keys.servers(), server), writes=True)
-        await self._plain("ZREM", lambda: self._redis.zrem(keys.workers(), tasks), writes=True)
-        await self._plain("DEL", lambda: self._redis.delete(server, tasks), writes=True)
+        await self._plain("ZREM", partial(self.command, "ZREM", keys.servers(), server), writes=True)
+        await self._plain("ZREM", partial(self.command, "ZREM", keys.workers(), tasks), writes=True)
+        await self._plain("DEL", partial(self.command, "DEL", server, tasks), writes=True)
 
     async def publish_cancelation(self, task_id: str) -> int:
         """Ask every server to cancel this task if it runs there, and return how many heard it."""
-        return int(await self._plain("PUBLISH", lambda: self._redis.execute_command("PUBLISH", keys.CANCEL, task_id)))
+        return int(await self._plain("PUBLISH", partial(self.command, "PUBLISH", keys.CANCEL, task_id)))
 
     def cancelation_pubsub(self) -> PubSub:
         """A subscription to ids that are to be cancelled, not yet subscribed; the caller closes it."""
@@ -88,7 +89,7 @@ class Processes(Operations):
 
     async def leave_line(self, queue: str, name: str) -> None:
         """Stand in line no longer."""
-        await self._plain("ZREM", lambda: self._redis.zrem(keys.waiting(queue), name), writes=True)
+        await self._plain("ZREM", partial(self.command, "ZREM", keys.waiting(queue), name), writes=True)
 
     async def _expiry(self, ttl: int) -> int:
         return int(await self._redis_now()) + ttl

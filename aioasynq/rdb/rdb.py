@@ -59,7 +59,7 @@ class RDB(Lifecycle, Upkeep, Processes):
         Raises:
             BrokerError: there is none.
         """
-        await self._plain("PING", lambda: self._redis.execute_command("PING"), timeout=timeout)
+        await self._plain("PING", lambda: self.command("PING"), timeout=timeout)
 
     async def check_server(self, *, timeout: float | None = None) -> tuple[int, ...]:
         """Look whether this Redis will do, and return its version; in at most *timeout* seconds, else the usual limit.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-
-from redis.asyncio.cluster import RedisCluster
 
 from aioasynq import keys
 from aioasynq.rdb.base import MAX_BATCH, Operations, at_most_a_batch
@@ -56,31 +55,20 @@ class Upkeep(Operations):
         something waits.
         """
         places = [place for queue in queues for place in (keys.scheduled(queue), keys.retry(queue))]
-        if isinstance(self._redis, RedisCluster):
-            firsts = [await self._first(place) for place in places]
-        else:
-            firsts = await self._firsts(places)
+        firsts = await self._plain("looking for due tasks", lambda: self._firsts(places))
         scores: dict[str, float] = {}
         for n, first in enumerate(firsts):
             if first:
                 queue = queues[n // 2]
-                scores[queue] = min(scores.get(queue, float("inf")), float(first[0][1]))
+                score = first[0][1] if isinstance(first[0], list) else first[1]  # in pairs with RESP3
+                scores[queue] = min(scores.get(queue, float("inf")), float(score))
         if not scores:
             return {}
         now = await self._redis_now()
         return {queue: score - now for queue, score in scores.items()}
 
-    async def _first(self, place: str) -> Any:
-        return await self._plain("looking for due tasks", lambda: self._redis.zrange(place, 0, 0, withscores=True))
-
     async def _firsts(self, places: Sequence[str]) -> list[Any]:
-        async def ask() -> list[Any]:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for place in places:
-                    pipe.zrange(place, 0, 0, withscores=True)
-                return await pipe.execute()
-
-        return await self._plain("looking for due tasks", ask)
+        return await asyncio.gather(*(self.command("ZRANGE", place, 0, 0, "WITHSCORES") for place in places))
 
     async def check_and_enqueue(self, *queues: str, limit: int = MAX_BATCH) -> Forwarded:
         """Make due scheduled and retried tasks pending (today's asynq says forward); groups get theirs back.

@@ -164,7 +164,7 @@ class WaitingConnection:
         try:
             options = {} if self._node is None else {"target_nodes": self._node}
             async with asyncio.timeout(_GRACE):
-                await self._rdb.client.execute_command("CLIENT UNBLOCK", self._client_id, **options)
+                await self._rdb.command("CLIENT", "UNBLOCK", self._client_id, **options)
         except NoPermissionError:
             self.may_unblock = False
         except (RedisError, OSError, TimeoutError):

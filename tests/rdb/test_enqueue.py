@@ -323,11 +323,11 @@ async def test_row_13_each_queue_is_registered(rdb, redis_target):
 
 
 async def test_without_a_clock_redis_is_asked_for_the_time(redis_target):
-    rdb = RDB(redis_target)
-    before = await rdb._redis_now()
-    await rdb.enqueue([message("a")])
-    await rdb.schedule([Scheduled(message("b"), "+60")])
-    after = await rdb._redis_now()
+    async with RDB(redis_target) as rdb:
+        before = await rdb._redis_now()
+        await rdb.enqueue([message("a")])
+        await rdb.schedule([Scheduled(message("b"), "+60")])
+        after = await rdb._redis_now()
     state = await State.read(redis_target, QUEUE)
     fields = state.tasks["a"]
     assert fields is not None

@@ -124,22 +124,27 @@ async def client(full_server):
         yield client
 
 
+@pytest.fixture
+async def rdb(client):
+    async with RDB(client, clock=Clock()) as rdb:
+        yield rdb
+
+
 async def fill(client: Redis) -> None:
     await client.config_set("maxmemory", 1)
 
 
 @pytest.mark.parametrize(("before", "call", "after"), PASSES.values(), ids=PASSES)
-async def test_what_passes(client, before, call, after):
+async def test_what_passes(client, rdb, before, call, after):
     await before.write(client, QUEUE)
     await fill(client)
-    await call(RDB(client, clock=Clock()))
+    await call(rdb)
     await assert_states(client, {QUEUE: after})
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["a new queue", "a known queue"])
 @pytest.mark.parametrize("call", REFUSED.values(), ids=REFUSED)
-async def test_what_is_refused_writes_nothing(client, call, known):
-    rdb = RDB(client, clock=Clock())
+async def test_what_is_refused_writes_nothing(client, rdb, call, known):
     before = State()
     if known:
         await rdb.enqueue([message("a")])
@@ -151,8 +156,7 @@ async def test_what_is_refused_writes_nothing(client, call, known):
     await assert_states(client, {QUEUE: before})
 
 
-async def test_a_write_that_was_refused_may_be_repeated_once_there_is_room(client):
-    rdb = RDB(client, clock=Clock())
+async def test_a_write_that_was_refused_may_be_repeated_once_there_is_room(client, rdb):
     await rdb.enqueue([message("a")])
     await fill(client)
     receipt = Receipt("caller", 1)

@@ -204,7 +204,8 @@ async def test_what_it_settled_itself_stays_settled(rdb, redis_target, late):
     await State(active=["a"], lease={"a": LEASE}).write(redis_target, QUEUE)
     [owned] = await rdb.list_owned(QUEUE, server=DEAD)
     assert owned == Expired(held("a"), OWNER, 0)
-    assert await late(RDB(redis_target, clock=Clock()), held("a")) == [True]
+    async with RDB(redis_target, clock=Clock()) as its_own:
+        assert await late(its_own, held("a")) == [True]
     after = await State.read(redis_target, QUEUE)
     assert await rdb.retry([Failed(owned.leased, 1, "dead", recovered=1)]) == [False]
     assert await State.read(redis_target, QUEUE) == after

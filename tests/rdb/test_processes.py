@@ -141,9 +141,8 @@ async def test_wait_rank(rdb, redis_target, clock: Clock):
 
 
 async def test_a_twin_works_on_its_own(redis_target):
-    rdb = RDB(redis_target)
-    async with rdb.twin() as twin:
+    async with RDB(redis_target) as rdb, rdb.twin() as twin:
         await twin.write_process_info(SERVER, {"a": worker("a")})
         assert twin.client is not rdb.client
         assert twin.address == rdb.address
-    assert await rdb.read_process_info() == [(SERVER, {"a": worker("a")})]
+        assert await rdb.read_process_info() == [(SERVER, {"a": worker("a")})]

@@ -281,7 +281,8 @@ async def test_row_42_a_limit_for_each_queue(rdb, redis_target):
 async def test_only_one_recovers_a_task(rdb, redis_target):
     await State(active=["a"], lease={"a": NOW - 1}).write(redis_target, QUEUE)
     [mine] = await rdb.list_lease_expired(QUEUE)
-    [theirs] = await RDB(redis_target, clock=Clock()).list_lease_expired(QUEUE)
+    async with RDB(redis_target, clock=Clock()) as other:
+        [theirs] = await other.list_lease_expired(QUEUE)
     assert mine == theirs == Expired(held("a", guard=f"lease={NOW - 1}"), OWNER, 0)
     failed = [Failed(mine.leased, 1, "lease expired", recovered=1)]
     assert await rdb.retry(failed) == [True]
