@@ -102,10 +102,13 @@ class Operations:
         clock: Callable[[], float] | None = None,
         operation_timeout: float = OPERATION_TIMEOUT,
     ) -> None:
-        self._link: Link = redis if isinstance(redis, Link) else open_link(redis)
-        self._redis: AnyRedis = self._link.client
         self._clock = clock
         self._timeout = operation_timeout
+        self._begin(redis if isinstance(redis, Link) else open_link(redis))
+
+    def _begin(self, link: Link) -> None:
+        self._link = link
+        self._redis: AnyRedis = link.client
         self._under_way: set[asyncio.Task[Any]] = set()
         self._closed = False
         self._pipe: Pipe | None = None

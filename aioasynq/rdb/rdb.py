@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 from typing import TYPE_CHECKING, Any, Self
@@ -42,9 +43,9 @@ class RDB(Lifecycle, Upkeep, Processes):
 
     def view(self) -> RDB:
         """Another RDB on the same client, whose operations are its own: it is closed and given up by itself."""
-        link = self._link
-        view = Link(link.client, False, link.address, link.again)
-        return RDB(view, clock=self._clock, operation_timeout=self._timeout)
+        view = copy.copy(self)  # of the same class, should it be one's own
+        view._begin(Link(self._link.client, False, self._link.address, self._link.again))  # noqa: SLF001 - it is one of us
+        return view
 
     @property
     def max_connections(self) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Any, TypeAlias, TypedDict
 
 from aioasynq import keys
-from aioasynq.queues import normalise
+from aioasynq.options import MAX_DURATION
+from aioasynq.queues import MAX_WEIGHT, normalise
 from aioasynq.rdb.lifecycle import LEASE, MAX_ARCHIVE, MAX_ARCHIVE_AGE
 from aioasynq.retry import default_delay
 from aioasynq.task import Task
@@ -121,6 +121,8 @@ def _check_int(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value!r}")
+    if value > MAX_WEIGHT:
+        raise ValueError(f"{name} must be at most {MAX_WEIGHT}, got {value!r}")
 
 
 def _weights(queues: Any) -> dict[str, int]:
@@ -139,7 +141,9 @@ def _seconds(name: str, value: Any, least: float) -> float:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if not isinstance(seconds, int | float) or isinstance(seconds, bool):
         raise TypeError(f"{name} must be a number of seconds or a timedelta, got {value!r}")
-    if not math.isfinite(seconds) or seconds < least:
+    if seconds > MAX_DURATION:
+        raise ValueError(f"{name} must be at most {MAX_DURATION}, got {value!r}")
+    if not seconds >= least:  # also what is not a number
         raise ValueError(f"{name} must be at least {least:g}, got {value!r}")
     return float(seconds)
 

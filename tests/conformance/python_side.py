@@ -126,6 +126,12 @@ class PythonServer(History):
         await self.server.shutdown()
         await self.rdb.aclose()
 
+    async def at_rest(self) -> None:
+        """Wait until the server has no call under way."""
+        engine = self.server._engine
+        assert engine is not None
+        await engine._rdb.settled()
+
     async def start(self) -> None:
         """Start, and wait until there was a heartbeat and cancelations are heard; nobody tells, so it is asked for."""
         redis = self.rdb.client

@@ -32,7 +32,7 @@ async def _one_in_each_state(client: PythonClient, server: PythonServer, queue: 
         await server.settled(task)
     await server.wait("started", id="active")
     server.server.stop()
-    await server.rdb.settled()
+    await server.at_rest()
     await client.enqueue("ok", b"p", queue=queue, task_id="pending")
 
 
