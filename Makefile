@@ -40,6 +40,10 @@ conformance: .venv/.installed ## the tests against Go asynq
 faults: .venv/.installed ## kill workers and cut connections, and count what is lost; ARGS='--long --only F1'
 	$(BIN)/python -m tests.faults $(ARGS)
 
+.PHONY: fuzz
+fuzz: .venv/.installed ## feed bytes, URLs and options with anything, for FUZZ_SECONDS (60); ARGS='url words'
+	$(BIN)/python -m tests.fuzz $(or $(FUZZ_SECONDS),60) $(ARGS)
+
 .PHONY: matrix
 matrix: ## the tests that talk to Redis, on every server and at both ends of the redis-py range
 	@$(MAKE) --no-print-directory --keep-going \

@@ -401,6 +401,18 @@ class Model:
             expired += found[:limit]
         return expired
 
+    def list_owned(self, queues: Iterable[str], server: str) -> list[tuple[str, str, str, int]]:
+        """Queue, id, owner, how often recovered, of what a server of ours holds."""
+        found: list[tuple[str, str, str, int]] = []
+        for name in queues:
+            state = self.queue(name)
+            for task_id in state.lease:
+                content = self.hash_of(state, task_id)
+                owner = content.get("owner", "")
+                if owner.startswith(f"{server}:") and self.mine(state, task_id, owner):
+                    found.append((name, task_id, owner, int(content.get("recovered", 0))))
+        return found
+
     def repair(self, queues: Iterable[str]) -> list[tuple[str, str]]:
         """The ids that were adopted."""
         adopted: list[tuple[str, str]] = []

@@ -234,6 +234,58 @@ class Machine(RuleBasedStateMachine):
 
         self.call(caller, real, model)
 
+    @rule(msgs=messages(), ttl=TTLS, end=st.sampled_from(["done", "complete", "kill", "retry"]))
+    def whole_life(self, msgs: list[TaskMessage], ttl: int, end: str) -> None:
+        """What chance alone would seldom put in a row: stored with a lock, taken, and ended."""
+        self.enqueue_unique("A", msgs, ttl)
+        self.dequeue("B", (msgs[0].queue,), 4, 15.0, again=False)
+        if self.some_held([0], whole=True):
+            match end:
+                case "done":
+                    self.done("C", [0, 1])
+                case "complete":
+                    self.mark_as_complete("C", [0, 1], b"r")
+                case "kill":
+                    self.kill("C", [0, 1], 2, 30)
+                case _:
+                    self.retry("C", [0, 1], 1.0, is_failure=True, recovered=None)
+
+    @rule(msgs=messages(), by_go=st.booleans(), late=st.sampled_from(["done", "extend", "requeue", "result"]))
+    def takeover(self, msgs: list[TaskMessage], by_go: bool, late: str) -> None:
+        """Taken, lost, taken by somebody else, and then the first owner calls."""
+        queue = msgs[0].queue
+        self.enqueue("A", msgs)
+        self.dequeue("B", (queue,), 1, 15.0, again=False)
+        lost = self.some_held([0], whole=True)
+        self.restore_unfinished((queue,), force=True, limit=1000)
+        if by_go:
+            self.go_dequeue(queue)
+        else:
+            self.dequeue("B", (queue,), 1, 30.0, again=False)
+        self.held = [leased for leased in self.held if leased not in lost] + lost
+        match late if lost else "":
+            case "done":
+                self.done("C", [0])
+            case "extend":
+                self.extend_lease([0], 15.0)
+            case "requeue":
+                self.requeue("C", [0])
+            case "result":
+                self.write_result(0, anybody=False)
+            case _:
+                pass
+
+    @rule(msgs=messages())
+    def back_into_its_group(self, msgs: list[TaskMessage]) -> None:
+        """A task of a group that is run alone, fails, and is due again."""
+        self.add_to_group("A", msgs, ["g"] * 4, None)
+        if self._one(_grouped, 0) is not None:
+            self.run_grouped(0)
+        self.dequeue("B", QUEUES, 4, 15.0, again=False)
+        if self.some_held([0], whole=True):
+            self.retry("C", [0], 0.0, is_failure=False, recovered=None)
+        self.check_and_enqueue(QUEUES, 256)
+
     @rule(queue=st.sampled_from(QUEUES))
     def pause(self, queue: str) -> None:
         state = self.model.queue(queue)
@@ -316,7 +368,7 @@ class Machine(RuleBasedStateMachine):
 
     # ── calls that come late, or twice ──
 
-    @rule(back=st.integers(0, 4))
+    @rule(back=st.integers(0, 9))
     def repeat(self, back: int) -> None:
         self.play(self.calls[-1 - back % len(self.calls)])
 
@@ -347,6 +399,12 @@ class Machine(RuleBasedStateMachine):
             for leased, owner, recovered in found
         ] == self.model.list_lease_expired(queues, ours=ours, theirs=theirs, limit=limit)
         self.held += [expired.leased for expired in found if expired.leased not in self.held]
+
+    @rule(queues=ORDERS, caller=CALLERS, limit=st.sampled_from([1, 256]))
+    def list_owned(self, queues: tuple[str, ...], caller: str, limit: int) -> None:
+        found = self.run(self.rdb.list_owned(*queues, server=f"host:1:{caller}", limit=limit))
+        listed = [(leased.queue, leased.id, leased.guard, recovered) for leased, _, recovered in found]
+        assert sorted(listed) == sorted(self.model.list_owned(queues, f"host:1:{caller}"))
 
     @rule(queues=ORDERS)
     def repair(self, queues: tuple[str, ...]) -> None:
@@ -512,7 +570,7 @@ COMMON = settings(
 
 
 def test_operations_do_what_the_model_does(play):
-    play(settings(COMMON, max_examples=40, stateful_step_count=40, derandomize=True, database=None))
+    play(settings(COMMON, max_examples=30, stateful_step_count=40, derandomize=True, database=None))
 
 
 @pytest.mark.long

