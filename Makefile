@@ -44,6 +44,13 @@ faults: .venv/.installed ## kill workers and cut connections, and count what is 
 fuzz: .venv/.installed ## feed bytes, URLs and options with anything, for FUZZ_SECONDS (60); ARGS='url words'
 	$(BIN)/python -m tests.fuzz $(or $(FUZZ_SECONDS),60) $(ARGS)
 
+.PHONY: bench bench-full
+bench: .venv/.installed ## how fast, against Go asynq and three Python queues, in a quarter of an hour; ARGS='--works W3'
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-full: .venv/.installed ## how fast, all works against all queues, in some hours
+	$(BIN)/python -m benchmarks --full $(ARGS)
+
 .PHONY: matrix
 matrix: ## the tests that talk to Redis, on every server and at both ends of the redis-py range
 	@$(MAKE) --no-print-directory --keep-going \
