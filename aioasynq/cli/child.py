@@ -137,7 +137,7 @@ class Child:
 
     def _outgrown(self, server: Server, *, memory: bool) -> str:
         limits = self._limits
-        if limits.tasks is not None and (done := server._engine.held.done if server._engine else 0) >= limits.tasks:  # noqa: SLF001
+        if limits.tasks is not None and (done := server.counts.processed) >= limits.tasks:
             return f"{done} tasks"
         if memory and limits.memory is not None and (used := resident()) > limits.memory:
             return f"{shown(used)} of memory"

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from aioasynq.rdb.lifecycle import Leased
     from aioasynq.rdb.rdb import RDB
     from aioasynq.server.config import Config
+    from aioasynq.server.counts import Counts
     from aioasynq.server.settler import Settler
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Consumers:
         pulse: Pulse,
         run_in_thread: RunInThread,
         on_free: Callable[[], None],
+        counts: Counts,
     ) -> None:
         self._rdb = rdb
         self._config = config
@@ -74,13 +76,13 @@ class Consumers:
         self._held = held
         self._pulse = pulse
         self._on_free = on_free
+        self._counts = counts
         self._settler: Settler | None = None
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
         self._context.run(RUN_IN_THREAD.set, run_in_thread)
         self._extra: set[asyncio.Task[None]] = set()
         self.busy = 0  #: handlers that run
-        self.lost = 0  #: tasks that turned out to be somebody else's
 
     def settle_with(self, settler: Settler) -> None:
         """Hand outcomes to *settler*."""
@@ -186,6 +188,7 @@ class Consumers:
         if running.ended:
             return
         running.ended = running.abandoned = True
+        self._counts.abandoned += 1
         if running.task is not None:
             running.task.set_name(_name(running))  # for whoever lists what keeps the process from ending
         log.error("%s did not end when cancelled (%s) and is left to itself", _name(running), _why(running))
@@ -266,6 +269,8 @@ class Consumers:
             delay=lambda retried, exc: self._delay(retried, exc, task),
             is_failure=self._is_failure,
         )
+        if isinstance(result, Killed) or (isinstance(result, Failed) and result.is_failure):
+            self._counts.failed += 1
         self._settle(result, running)
         _report(running, error, result)
 
@@ -305,12 +310,13 @@ class Consumers:
 
     def _free(self) -> None:
         self.busy -= 1
+        self._counts.processed += 1
         self._on_free()
 
     def settled(self, running: Running, still_ours: bool) -> None:  # noqa: FBT001 - the settler's callback
         """Redis has answered for this task."""
         if not still_ours:
-            self.lost += 1
+            self._counts.lost += 1
             log.warning("%s is not ours any more; what it did is not recorded", _name(running))
         self._held.discard(running)
         self._on_free()

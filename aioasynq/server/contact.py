@@ -7,6 +7,8 @@ import random
 import time
 from typing import TYPE_CHECKING
 
+from aioasynq.server.counts import Counts
+
 if TYPE_CHECKING:
     from aioasynq.errors import BrokerError
 
@@ -19,10 +21,11 @@ _SAME_REFUSAL = 60.0  #: seconds in which the same refusal is logged once
 
 
 class Contact:
-    """Whether Redis answers. Shared by all parts of a server on one event loop."""
+    """Whether Redis answers. Shared by all parts of a server on one event loop, as are its *counts*."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, counts: Counts | None = None) -> None:
         self._address = address
+        self.counts = Counts() if counts is None else counts
         self._lost_at: float | None = None
         self._pause = _FIRST_PAUSE
         self._refusals: dict[str, float] = {}
@@ -36,11 +39,13 @@ class Contact:
     def lost(self, error: BrokerError) -> float:
         """An operation failed; returns how many seconds to wait before the next try, with jitter."""
         if error.answered:
+            self.counts.refused += 1
             self._refused(str(error))
             return _REFUSAL_PAUSE * random.uniform(0.8, 1.2)
         if self._lost_at is None:
             self._lost_at = time.monotonic()
             self._pause = _FIRST_PAUSE
+            self.counts.contact_lost += 1
             log.warning("no contact with Redis at %s: %s; trying again until there is", self._address, error)
         else:
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)

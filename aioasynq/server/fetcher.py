@@ -227,6 +227,9 @@ class Fetcher:
 
     async def _deal(self, state: _Queue, batch: Batch, asked: float) -> None:
         """Give tasks to consumers; *asked* is when they were asked for, monotonic seconds."""
+        counts = self._contact.counts
+        counts.repaired += len(batch.strays)
+        counts.undecodable += len(batch.broken)
         for queue, stray in batch.strays:
             log.warning("entry %s was taken off queue %s: there is no such task waiting there", stray, queue)
         for leased in batch.broken:

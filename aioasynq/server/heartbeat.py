@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from aioasynq.message import ServerInfo
     from aioasynq.rdb.rdb import RDB
     from aioasynq.server.config import Config
+    from aioasynq.server.counts import Counts
     from aioasynq.server.running import Held, Pulse, Running
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Heartbeat:
         pulse: Pulse,
         describe: Callable[[], ServerInfo],
         on_lost: Callable[[list[Running]], None],
+        counts: Counts,
     ) -> None:
         self._parent = rdb
         self._config = config
@@ -59,6 +61,7 @@ class Heartbeat:
         self._pulse = pulse
         self._describe = describe
         self._on_lost = on_lost
+        self._counts = counts
         self._server_loop = asyncio.get_running_loop()
         self._server_thread = threading.get_ident()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -235,6 +238,8 @@ class Heartbeat:
             return
         if standing < self._reported * 2:
             return
+        if not self._reported:
+            self._counts.blocked += 1
         self._reported = standing
         task = asyncio.current_task(self._server_loop)
         name = next((r.leased.id for r in self._held.snapshot() if r.task is task and task is not None), None)

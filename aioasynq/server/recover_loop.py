@@ -36,7 +36,6 @@ class Recovery:
         self._config = config
         self._contact = contact
         self._queues: Sequence[str] = tuple(config.queues)
-        self.count = 0  #: tasks recovered by this server
 
     async def step(self) -> None:
         """One run. Each task is treated alone: what is wrong with one keeps no other from being recovered."""
@@ -54,6 +53,7 @@ class Recovery:
 
     async def _repair(self, queue: str) -> None:
         repaired = await self._rdb.repair(queue)
+        self._contact.counts.repaired += len(repaired.strays) + len(repaired.adopted)
         for _, task_id in repaired.strays:
             log.warning("entry %s was taken off the active tasks of queue %s: no such task runs", task_id, queue)
         for _, task_id in repaired.adopted:
@@ -87,6 +87,6 @@ class Recovery:
     def _report(self, items: Sequence[Failed | Killed], answers: Sequence[bool]) -> None:
         for item, taken in zip(items, answers, strict=True):
             if taken:
-                self.count += 1
+                self._contact.counts.recovered += 1
                 what = "will run again" if isinstance(item, Failed) else "was archived"
                 log.warning("task %s of queue %s %s: %s", item.leased.shown, item.leased.queue, what, item.error)

@@ -133,10 +133,5 @@ class Held:
         """Those with this id whose handler runs; more than one when several queues know the id."""
         return [running for running in self._all if running.leased.id == task_id and not running.ended]
 
-    @property
-    def done(self) -> int:
-        """How many were held and are not any more."""
-        return (self.version - len(self._all)) // 2
-
     def __len__(self) -> int:
         return len(self._all)

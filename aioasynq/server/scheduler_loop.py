@@ -68,6 +68,7 @@ class SchedulerLoop:
 
     async def _move(self, queue: str) -> None:
         forwarded = await self._rdb.check_and_enqueue(queue)
+        self._contact.counts.repaired += len(forwarded.strays)
         for _, stray in forwarded.strays:
             log.warning("entry %s was taken off queue %s: no such task was due there", stray, queue)
         if forwarded.moved:

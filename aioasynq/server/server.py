@@ -23,6 +23,7 @@ from aioasynq.server.cleanup_loop import cleanup
 from aioasynq.server.config import Config, ServerOptions, config_of
 from aioasynq.server.consumer import Consumers
 from aioasynq.server.contact import Contact
+from aioasynq.server.counts import Counts
 from aioasynq.server.every import every
 from aioasynq.server.fetcher import Fetcher
 from aioasynq.server.health_loop import health_loop
@@ -90,6 +91,7 @@ class Server:
         self.config = config_of(config, dict(options))
         self.mux = ServeMux() if mux is None else mux
         self.id = str(uuid.uuid4())
+        self.counts = Counts()  #: what it has seen since its start, to be read at any time
         self._redis = redis
         self._host = socket.gethostname() or "unknown-host"
         self._status = "new"
@@ -150,7 +152,7 @@ class Server:
                 f"redis must be a client of at least {MIN_CONNECTIONS} connections for a server, one of which listens "
                 f"for cancelations; got max_connections={rdb.max_connections}"
             )
-        contact = Contact(rdb.address)
+        contact = Contact(rdb.address, self.counts)
         self._starting = True
         try:
             await self._look_at(rdb, contact)
@@ -307,13 +309,15 @@ class _Engine:
         self.held = Held()
         self.pulse = Pulse()
         self.threads = Threads(config.max_threads)
-        self.consumers = Consumers(rdb, config, server.mux, self.held, self.pulse, self.threads.run, self._on_free)
+        self.consumers = Consumers(
+            rdb, config, server.mux, self.held, self.pulse, self.threads.run, self._on_free, contact.counts
+        )
         self.settler = Settler(rdb, config, contact, server.name, self.consumers.settled, self._on_retry)
         self.consumers.settle_with(self.settler)
         self.fetcher = Fetcher(rdb, config, contact, self.consumers, self.settler, server.name, server.began)
         self.scheduler = SchedulerLoop(rdb, tuple(config.queues), contact, self.fetcher.announce)
         self.recovery = Recovery(rdb, config, contact)
-        self.heartbeat = Heartbeat(rdb, config, self.held, self.pulse, server.describe, self._on_lost)
+        self.heartbeat = Heartbeat(rdb, config, self.held, self.pulse, server.describe, self._on_lost, contact.counts)
         self._free = asyncio.Event()
 
     async def run(self) -> None:

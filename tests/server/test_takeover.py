@@ -171,7 +171,7 @@ async def test_recovery_leaves_live_owners_their_tasks(
         await recovery.step()
     place = "archived" if retries == 0 else "retry"
     assert await assert_in_order(redis) == ({place: ["a"], "tasks": ["a"]} if recovered else HELD)
-    assert recovery.count == recovered
+    assert contact.counts.recovered == recovered
     assert await counted(redis) == ((1, 1) if recovered else (0, 0))
     data = await redis.hget(keys.task("default", "a"), "msg")
     kept = decode_task(data)  # type: ignore[arg-type]
