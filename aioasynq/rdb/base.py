@@ -416,7 +416,7 @@ class Operations:
         await self.settled()
         self._closed = True
         if self._pipe is not None:
-            self._pipe.close()
+            await self._pipe.aclose()
         if self._link.owned:
             await self._redis.aclose()
 

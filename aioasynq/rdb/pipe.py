@@ -76,6 +76,7 @@ class Pipe(asyncio.Protocol):
         self._heard = 0.0  # when a byte came, by the loop's clock
         self._timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.Future[None] | None = None
+        self._gone = asyncio.Event()
         self.is_open = True
         self._transport.set_protocol(self)
 
@@ -134,6 +135,13 @@ class Pipe(asyncio.Protocol):
             self._calls.popleft()[0](error)
         self._rest()
 
+    async def aclose(self) -> None:
+        """The same, and wait until the socket is closed."""
+        self.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self._gone.wait()
+
     # ── what the event loop calls ──
 
     def data_received(self, data: bytes) -> None:
@@ -156,6 +164,7 @@ class Pipe(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell all that wait."""
+        self._gone.set()
         self.close(
             RedisConnectionError(str(exc) or "the connection was lost" if exc else "Redis closed the connection")
         )

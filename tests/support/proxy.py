@@ -170,6 +170,8 @@ class Proxy:
         for _, waiter in self._waiters:
             waiter.cancel()
         self._waiters.clear()
+        for _ in range(3):  # turns in which a socket that was being connected is closed
+            await asyncio.sleep(0)
 
     async def __aenter__(self) -> Self:
         await self.start()
