@@ -3,9 +3,11 @@
 import argparse
 import asyncio
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.faults.faults import FAULTS
-from tests.faults.harness import Report, Settings, run, table, version_line
+from tests.faults.harness import Fault, Settings, run
+from tests.faults.report import Report, table, version_line
 
 
 def main() -> int:
@@ -17,33 +19,34 @@ def main() -> int:
     parser.add_argument("--only", action="append", metavar="NAME", help="rows whose name begins so; may be repeated")
     parser.add_argument("--concurrency", type=int, default=20, help="of each worker (default %(default)s)")
     parser.add_argument("--lease", type=float, help="seconds a lease lasts (default 2, with --long 15)")
-    parser.add_argument("--long", action="store_true", help="leases as in production, and more strikes")
+    parser.add_argument("--long", action="store_true", help="leases as in production, more rows, and more strikes")
+    parser.add_argument("--jobs", type=int, default=2, help="rows that run at the same time (default %(default)s)")
     parser.add_argument("--list", action="store_true", help="say which faults there are, and end")
     options = parser.parse_args()
-    prefixes = tuple(options.only or [""])
-    rows = [row for row in FAULTS.values() if any(_begins(row.name, prefix) for prefix in prefixes)]
+    prefixes = tuple(options.only or [])
+    rows = [row for row in FAULTS.values() if _chosen(row, prefixes, thorough=options.long)]
     if options.list:
         for row in rows:
-            print(f"{row.name:24} {row.text}")
+            print(f"{row.name:30} {row.text}")
         return 0
     if not rows:
         parser.error(f"no fault has a name that begins with {' or '.join(prefixes)}; see --list")
-    lease = options.lease or (15.0 if options.long else 2.0)
+    every = Settings(
+        tasks=options.tasks,
+        lease=options.lease or (15.0 if options.long else 2.0),
+        concurrency=options.concurrency,
+        thorough=options.long,
+    )
+    print(version_line(every), flush=True)
+    runs = [
+        (row, Settings(**(vars(every) | {"seed": options.seed + n}))) for n in range(options.rounds) for row in rows
+    ]
     reports: list[Report] = []
-    for n in range(options.rounds):
-        settings = Settings(
-            tasks=options.tasks,
-            seed=options.seed + n,
-            lease=lease,
-            concurrency=options.concurrency,
-            thorough=options.long,
-        )
-        if not n:
-            print(version_line(settings), flush=True)
-        for row in rows:
-            report = asyncio.run(run(row, settings))
+    with ThreadPoolExecutor(max(1, options.jobs)) as pool:
+        for (row, _), report in zip(runs, pool.map(lambda pair: asyncio.run(run(*pair)), runs), strict=True):
             reports.append(report)
-            print(f"{'ok' if report.passed else 'FAILED':7}{row.name}: {row.text}", flush=True)
+            notes = f" ({', '.join(report.notes)})" if report.notes else ""
+            print(f"{'ok' if report.passed else 'FAILED':7}{row.name}: {row.text}{notes}", flush=True)
             if not report.passed:
                 print(report.details(), flush=True)
     print()
@@ -51,9 +54,11 @@ def main() -> int:
     return 0 if all(report.passed for report in reports) else 1
 
 
-def _begins(name: str, prefix: str) -> bool:
-    """``F4`` means F4 and not F4b; ``F4b`` means all of it."""
-    return name == prefix or name.startswith(f"{prefix} ") or not prefix
+def _chosen(row: Fault, prefixes: tuple[str, ...], *, thorough: bool) -> bool:
+    """``F4`` means F4 and not F4b; ``F4b`` means all of it. What is named runs, however long it takes."""
+    if prefixes:
+        return any(row.name == prefix or row.name.startswith(f"{prefix} ") for prefix in prefixes)
+    return thorough or not row.only_long
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ file opened for appending, so lines of many processes never mix, and what was wr
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter, defaultdict
@@ -22,7 +23,27 @@ KINDS = {
     "keep": 0,  # has a retention, so it is completed and not forgotten
     "bad": 0,  # raises SkipRetry, so it is archived
     "slow": 0,  # runs for longer than a lease
+    "once": 0,  # has a lock of uniqueness
+    "oncelater": 0,  # the same, scheduled
+    "group": 0,  # waits in a group for ever, since nobody aggregates
+    "groupone": 0,  # the same, with a lock
+    "stubborn": 0,  # does not care that it is cancelled
+    "raises": 1,  # raises whenever it is tried, which is twice
+    "odd": 0,  # returns what cannot be stored
+    "nobody": 1,  # of a type without a handler
+    "junk": 0,  # its message cannot be decoded
+    "empty": 0,  # it has no message
+    "block": 0,  # blocks the event loop
+    "gil": 0,  # holds the interpreter's lock
 }
+GROUPED = {"group", "groupone"}
+ARCHIVED = {"bad", "raises", "odd", "nobody", "junk", "empty"}  #: kinds that end in the archive
+
+
+def group_of(task_id: str) -> str:
+    """The group that a task with this id is put into."""
+    return f"team{sum(task_id.encode()) % 5}"
+
 
 #: How long, in seconds, before a worker's death an outcome may have been handed on and still not be written.
 SETTLE_WINDOW = 0.5
@@ -35,7 +56,8 @@ class Event(NamedTuple):
 
     Of tasks: ``ack`` and ``refused`` are what the client heard; ``start``, and then one of ``end`` (it did all it had
     to), ``fail`` (on purpose) and ``cancelled`` what its handler did. Of workers, with ``-`` for an id: ``kill``,
-    written just before, and ``freeze``, written just after.
+    written just before, and ``freeze``, written just after;
+    ``stop``, written just before SIGTERM; ``dark`` and ``light``, between which it was cut off from Redis.
     """
 
     task_id: str
@@ -77,6 +99,7 @@ class Remains:
     archived: set[str] = field(default_factory=set[str])
     completed: set[str] = field(default_factory=set[str])
     hashes: set[str] = field(default_factory=set[str])  #: ids with a task hash
+    groups: Mapping[str, list[str]] = field(default_factory=dict[str, list[str]])  #: by id the groups it is in
 
 
 @dataclass
@@ -105,13 +128,20 @@ def evaluate(
     """Judge a run that has come to rest.
 
     A task may run again once for each kill or freeze that caught it: it had started in that process and not ended, or
-    had ended at most *window* seconds before. None may make more than *concurrency* tasks run again.
+    had ended at most *window* seconds before. None may make more than *concurrency* tasks run again. A task that a
+    process had to give back at its shutdown starts once more. A task of a group never starts.
     """
     by_task: defaultdict[str, list[Event]] = defaultdict(list)
     kills: list[Event] = []
+    stops: dict[int, float] = {}
+    lights: dict[int, float] = {}
     for event in events:
-        if event.name in {"kill", "freeze"}:
+        if event.name in {"kill", "freeze", "dark"}:
             kills.append(event)
+        elif event.name == "stop":
+            stops[event.pid] = event.at
+        elif event.name == "light":
+            lights[event.pid] = event.at
         else:
             by_task[event.task_id].append(event)
     verdict = Verdict()
@@ -122,16 +152,17 @@ def evaluate(
         verdict.refused += count["refused"]
         if count["ack"]:
             _look_for_loss(task_id, count, remains, verdict)
-        caught = [kill for kill in kills if _caught(history, kill, window)]
+        caught = [kill for kill in kills if _caught(history, kill, window, lights.get(kill.pid, math.inf))]
         starts_again = [_next_start(history, kill) for kill in caught]
         for kill, again in zip(caught, starts_again, strict=True):
             if again is not None and _ran_again(history, kill):
                 again_by_kill[kill.pid] += 1
                 verdict.rerun_after = max(verdict.rerun_after, again.at - kill.at)
                 verdict.reruns += 1
-        if _kind(task_id) != "later":
+        if _kind(task_id) not in {"later", "oncelater"}:
             verdict.longest_wait = max(verdict.longest_wait, _wait(history))
-        wanted = 1 + KINDS[_kind(task_id)]
+        given_back = sum(event.name == "cancelled" and event.at > stops.get(event.pid, math.inf) for event in history)
+        wanted = 0 if _kind(task_id) in GROUPED else 1 + KINDS[_kind(task_id)] + given_back
         excess = max(count["end"] - 1, count["start"] - wanted)
         if excess > len(caught):
             verdict.dup[task_id] = (
@@ -150,7 +181,16 @@ def _kind(task_id: str) -> str:
 
 def _look_for_loss(task_id: str, count: Counter[str], remains: Remains, verdict: Verdict) -> None:
     kind = _kind(task_id)
-    if not count["end"]:
+    if kind in GROUPED:
+        places = remains.groups.get(task_id, [])
+        if group_of(task_id) not in places or task_id not in remains.hashes:
+            verdict.lost[task_id] = f"not in its group, but in {places or 'none'}"
+        elif len(places) > 1:
+            verdict.dup[task_id] = f"in the groups {places}"
+    elif kind in ARCHIVED and kind != "bad":
+        if task_id not in remains.archived:
+            verdict.lost[task_id] = "it could not succeed and is not in the archive"
+    elif not count["end"]:
         if task_id not in remains.hashes:
             verdict.lost[task_id] = f"{count['start']} starts, no end, and no task in Redis"
     elif kind == "bad" and task_id not in remains.archived:
@@ -163,14 +203,16 @@ def _look_for_stuck(remains: Remains, verdict: Verdict) -> None:
     for place, ids in remains.waiting.items():
         for task_id in ids:
             verdict.stuck[task_id] = f"still in {place}"
-    for task_id in remains.hashes - remains.archived - remains.completed - verdict.stuck.keys():
+    for task_id in remains.hashes - remains.archived - remains.completed - remains.groups.keys() - verdict.stuck.keys():
         verdict.stuck[task_id] = "its hash is there, but it is in no list"
     for task_id in remains.archived:
-        if _kind(task_id) != "bad":
+        if _kind(task_id) not in ARCHIVED:
             verdict.archived[task_id] = "in the archive without having asked for it"
 
 
-def _caught(history: Sequence[Event], kill: Event, window: float) -> bool:
+def _caught(history: Sequence[Event], kill: Event, window: float, light: float) -> bool:
+    if kill.name == "dark":
+        return _in_the_dark(history, kill, window, light)
     own = [event for event in history if event.pid == kill.pid and event.name in _RUNS]
     before = [event for event in own if kill.name == "kill" or event.at <= kill.at]
     if before:
@@ -178,6 +220,12 @@ def _caught(history: Sequence[Event], kill: Event, window: float) -> bool:
         return last.name == "start" or last.at >= kill.at - window
     # Taken, but not started when the process was frozen: the task went to somebody else, and was started all the same.
     return bool(own) and any(e.name == "start" and e.pid != kill.pid and e.at < own[0].at for e in history)
+
+
+def _in_the_dark(history: Sequence[Event], dark: Event, window: float, light: float) -> bool:
+    """Did it run, or had it just run, in a process that Redis could not hear?"""
+    own = [event for event in history if event.pid == dark.pid and event.name in _RUNS and event.at <= light + window]
+    return bool(own) and (own[-1].name == "start" or own[-1].at >= dark.at - window)
 
 
 def _ran_again(history: Iterable[Event], kill: Event) -> bool:

@@ -8,25 +8,25 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.faults import FAULTS
-from tests.faults.harness import Settings, run, table
+from tests.faults.harness import Settings, run
+from tests.faults.report import table
 
 # Whoever strikes one of many calls needs few tasks; those that strike at random moments need more.
-TASKS = {"F1": 200, "F1b": 200, "F4": 300}
-LONG = {
-    "F1b",  # leases have to run out
-    "F4b wait hang",  # found out only after the longest wait
-    # On the same way as enqueue, done and retry, and a silent connection takes two seconds each.
-    "F4b schedule hang",
-    "F4b complete hang",
-    "F4b kill hang",
-    "F4b forward hang",
-}
+FEW = 80
+MORE = 200
 
 
-@pytest.mark.timeout(150)
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.long] if name in LONG else []) for name in FAULTS]
-)
+def _tasks(name: str) -> int:
+    return FEW if name.startswith("F4b") else MORE
+
+
+def _params() -> list[object]:
+    rows = [row for row in FAULTS.values() if not row.only_long]
+    return [pytest.param(row.name, marks=[pytest.mark.long] if row.slow else []) for row in rows]
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("name", _params())
 async def test_fault(name, server_program):
-    report = await run(FAULTS[name], Settings(tasks=TASKS.get(name, 80), binary=server_program))
+    report = await run(FAULTS[name], Settings(tasks=_tasks(name), binary=server_program))
     assert report.passed, f"\n{table([report])}\n{report.details()}"

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.faults.harness import Report, table
 from tests.faults.ledger import Event, Ledger, Remains, Verdict, evaluate
+from tests.faults.report import Report, table
 
 # process 1 sends, 2 and 3 work
 ACK = ("ack", 1, 0.0)
