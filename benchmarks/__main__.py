@@ -1,0 +1,81 @@
+"""Compares aioasynq with Go asynq and the Python queues on Redis: ``python -m benchmarks``; see docs/performance.md."""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from benchmarks import environments, report, runner
+from benchmarks.registry import QUICK, SYSTEMS, System
+from benchmarks.works import Work, works
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # else the systems that run would stay
+    path = Path(options.results) / "run.json"
+    if options.report:
+        report.into_docs(runner.Run.load(path))
+        return
+    if options.show:
+        report.write(runner.Run.load(path), path.parent)
+        return
+    chosen_works = _works(options)
+    chosen = _systems(options)
+    python = environments.find_python(options.python)
+    installed, versions, missing = [], {}, {}
+    for system in chosen:
+        try:
+            made = environments.install(system, python)
+        except environments.MissingError as exc:
+            missing[system.name] = str(exc)
+            print(f"{system.name}: missing, {exc}", flush=True)
+        else:
+            installed.append(made)
+            versions[system.name] = made.version
+            print(f"{system.name}: {made.version}", flush=True)
+    if options.install:
+        return
+    run = runner.Run(runner.machine(), versions, missing, options.rounds, options.seed)
+    print("  ".join(f"{name}: {value}" for name, value in run.machine.items()), flush=True)
+    runner.carry_out(run, chosen_works, installed, path)
+    report.write(run, path.parent)
+
+
+def _works(options: argparse.Namespace) -> list[Work]:
+    known = works()
+    if options.works:
+        names = options.works.split(",")
+        found = [work for work in known if work.name in names or work.name.split()[0] in names]
+        if unknown := set(names) - {work.name for work in found} - {work.name.split()[0] for work in found}:
+            sys.exit(f"no such work: {', '.join(sorted(unknown))}; there are {', '.join(w.name for w in known)}")
+        return found
+    return [work for work in known if options.full or work.quick]
+
+
+def _systems(options: argparse.Namespace) -> list[System]:
+    names = options.systems.split(",") if options.systems else None
+    if names and (unknown := set(names) - {system.name for system in SYSTEMS}):
+        sys.exit(f"no such system: {', '.join(sorted(unknown))}; there are {', '.join(s.name for s in SYSTEMS)}")
+    if names is None and not options.full:
+        names = list(QUICK)
+    return [system for system in SYSTEMS if names is None or system.name in names]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Compare aioasynq with others.")
+    parser.add_argument("--full", action="store_true", help="all systems and all works, in place of the quick form")
+    parser.add_argument("--works", metavar="W1,W3", help="these works only")
+    parser.add_argument("--systems", metavar="A,B", help="these systems only, with commas between them")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="3 if not given")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the order within a round")
+    parser.add_argument("--python", metavar="PATH", help="the interpreter for all; python3.12 or later if there is one")
+    parser.add_argument("--results", default=str(runner.RESULTS), metavar="FOLDER", help="where the results go")
+    parser.add_argument("--install", action="store_true", help="make the environments and run nothing")
+    parser.add_argument("--show", action="store_true", help="write the report of the last run again")
+    parser.add_argument("--report", action="store_true", help="put the tables of the last run into docs/performance.md")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
