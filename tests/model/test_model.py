@@ -101,6 +101,9 @@ class Machine(RuleBasedStateMachine):
     def run(self, work: Awaitable[Any]) -> Any:
         return self.loop.run_until_complete(asyncio.ensure_future(work, loop=self.loop))
 
+    def teardown(self) -> None:
+        self.run(self.rdb.aclose())
+
     def call(self, caller: str, real: Callable[[Receipt], Awaitable[Any]], model: Callable[[Receipt], Any]) -> None:
         self.calls.append(Call(self.callers[caller].next(), real, model))
         self.play(self.calls[-1])
