@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import random
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -16,6 +17,7 @@ from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    BusyLoadingError,
     ClusterDownError,
     ClusterError,
     ConnectionError as RedisConnectionError,
@@ -155,7 +157,10 @@ class Operations:
             BrokerError: Redis could not be reached in time, or answered with an error.
         """
         failed: Exception | None = None
-        end = asyncio.get_running_loop().time() + self._timeout
+        size = sum(len(word) for word in args if isinstance(word, bytes | str))
+        end = asyncio.get_running_loop().time() + self._timeout + size / SLOWEST
+        shares = size <= MAX_BATCH_BYTES  # a larger call would keep all others waiting on a slow link
+        execute = self.command if shares else self._redis.execute_command
         sent = args
 
         async def call() -> Any:
@@ -168,14 +173,14 @@ class Operations:
 
         async def send(words: Sequence[Arg]) -> Any:
             try:
-                return await self.command("EVALSHA", script.sha, len(keys), *words)
+                return await execute("EVALSHA", script.sha, len(keys), *words)
             except NoScriptError:
-                return await self.command("EVAL", script.text, len(keys), *words)
+                return await execute("EVAL", script.text, len(keys), *words)
 
         def again(failed: Exception) -> Coroutine[Any, Any, Any]:
             return self._repeat(script.name, call, end, writes=writes, failed=failed)
 
-        if self._pipe is not None and self._pipe.is_open:
+        if shares and self._pipe is not None and self._pipe.is_usable:
             # The common case costs no task: what is written at once cannot be torn, and its reply finds its way.
             try:
                 answer = self._send(self._pipe, ("EVALSHA", script.sha, len(keys), *keys, *args), again, orphaned)
@@ -190,9 +195,8 @@ class Operations:
                 pass
             except Exception as exc:  # noqa: BLE001 - _repeat judges it
                 failed = exc
-        end += sum(len(word) for word in args if isinstance(word, bytes | str)) / SLOWEST
         return await self._plain(
-            script.name, call, writes=writes, end=end, attempt=self._timeout, failed=failed, orphaned=orphaned
+            script.name, call, writes=writes, end=end, attempt=math.inf, failed=failed, orphaned=orphaned
         )
 
     def _send(
@@ -244,7 +248,7 @@ class Operations:
     async def _line(self) -> Pipe | None:
         if not self._shared:
             return None
-        if self._pipe is None or not self._pipe.is_open:
+        if self._pipe is None or not self._pipe.is_usable:
             if self._opening is None:
                 self._opening = self._own(self._open())
             try:
@@ -446,8 +450,15 @@ def _unescaped(word: Arg) -> Arg:
 
 def _never_sent(exc: BaseException) -> bool:
     """Did the attempt end before anything was written? redis-py tells by its texts only."""
+    if isinstance(exc, BusyLoadingError | ClusterDownError | TryAgainError):  # Redis took it and did nothing
+        return True
     text = str(exc)
-    return "connecting to" in text or "Connect call failed" in text or "connecting" in text.lower()
+    return (
+        "max number of clients" in text
+        or "connecting to" in text
+        or "Connect call failed" in text
+        or "connecting" in text.lower()
+    )
 
 
 def at_most_a_batch(items: Sequence[object]) -> None:

@@ -242,8 +242,7 @@ class Lifecycle(Operations):
             return
         await self._plain(
             f"naming queue {queue!r} among all queues",
-            lambda: self.command("SADD", keys.queues(), queue),
-            writes=True,
+            lambda: self.command("SADD", keys.queues(), queue),  # no write of which a caller must know
         )
         self._registered[queue] = now + REGISTER_AGAIN
 

@@ -101,7 +101,10 @@ class Pipe(asyncio.Protocol):
 
         Raises:
             UnicodeEncodeError: a word is no text; nothing was written.
+            redis.exceptions.ConnectionError: it is closed; nothing was written.
         """
+        if not self.is_open:  # perhaps Redis closed it before its opener had its turn
+            raise RedisConnectionError("lost while connecting to it")
         packed = hiredis.pack_command(tuple(words))  # type: ignore[arg-type]  # its stub forgets bytes
         now = self._loop.time()
         self._calls.append((on_reply, now, len(packed)))
@@ -118,6 +121,11 @@ class Pipe(asyncio.Protocol):
             await asyncio.shield(self._idle)
 
     @property
+    def is_usable(self) -> bool:
+        """Whether it is open, and of the running event loop."""
+        return self.is_open and self._loop is asyncio.get_running_loop()
+
+    @property
     def busy(self) -> bool:
         """Whether a call waits for its answer."""
         return bool(self._calls)
@@ -129,7 +137,8 @@ class Pipe(asyncio.Protocol):
         self.is_open = False
         if self._timer is not None:
             self._timer.cancel()
-        self._transport.abort()  # what Redis has not taken yet, it need not take
+        with contextlib.suppress(RuntimeError):  # its event loop is closed already
+            self._transport.abort()  # what Redis has not taken yet, it need not take
         error = why or RedisConnectionError("the connection was closed")
         while self._calls:
             self._calls.popleft()[0](error)
@@ -137,7 +146,10 @@ class Pipe(asyncio.Protocol):
 
     async def aclose(self) -> None:
         """The same, and wait until the socket is closed."""
+        usable = self.is_usable
         self.close()
+        if not usable:
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 await self._gone.wait()

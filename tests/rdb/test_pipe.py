@@ -185,6 +185,32 @@ async def test_a_call_whose_connection_breaks_is_repeated(
     assert await redis.llen(keys.pending(QUEUE)) == 2
 
 
+async def test_what_is_closed_takes_no_call(pipe: Pipe) -> None:
+    pipe.close()
+    with pytest.raises(RedisConnectionError):
+        ask(pipe, "ECHO", "x")
+    assert not pipe.busy
+
+
+async def test_a_large_call_keeps_no_other_waiting(redis: Redis, redis_url: str) -> None:
+    """It has a connection of its own."""
+    before = {row["id"] for row in await redis.client_list()}
+    async with asyncio.timeout(PATIENCE), RDB(redis_url) as rdb:
+        await rdb.enqueue([message("small")])
+        assert len({row["id"] for row in await redis.client_list()} - before) == 1
+        await rdb.enqueue([message("large", payload=b"x" * 2_000_000)])
+        assert len({row["id"] for row in await redis.client_list()} - before) == 2
+    assert await redis.llen(keys.pending(QUEUE)) == 2
+
+
+async def test_it_is_of_one_event_loop(pipe: Pipe) -> None:
+    async def is_usable() -> bool:
+        return pipe.is_usable
+
+    assert await is_usable()
+    assert not await asyncio.to_thread(lambda: asyncio.run(is_usable()))
+
+
 async def test_after_the_end_nothing_is_sent(redis_url: str) -> None:
     rdb = RDB(redis_url)
     await rdb.enqueue([message("a")])
