@@ -58,10 +58,9 @@ class SchedulerLoop:
                 if due <= 0:
                     await self._move(queue)
         except BrokerError as exc:
-            pause = self._contact.lost(exc)
+            self._until = time.monotonic() + max(self._contact.lost(exc), 0.2)  # also when it refuses what is due
             if exc.answered:
                 return len(queues) == 1
-            self._until = time.monotonic() + max(pause, 0.2)
         else:
             self._contact.made()
         return True

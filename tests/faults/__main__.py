@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -31,6 +32,9 @@ def main() -> int:
         return 0
     if not rows:
         parser.error(f"no fault has a name that begins with {' or '.join(prefixes)}; see --list")
+    if shutil.which("go") is None and (left_out := [row.name for row in rows if "go" in row.workers]):
+        print(f"left out, since there is no Go: {', '.join(left_out)}")
+        rows = [row for row in rows if "go" not in row.workers]
     every = Settings(
         tasks=options.tasks,
         lease=options.lease or (15.0 if options.long else 2.0),

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from tests.faults import clocks, deaths, fleets, handlers, links, lost_replies, outages, poison, refusals, shutdowns
+from tests.faults import (
+    clocks,
+    deaths,
+    fleets,
+    handlers,
+    links,
+    lost_replies,
+    outages,
+    poison,
+    refusals,
+    shutdowns,
+    sizes,
+)
 from tests.faults.harness import Fault
 
-_FAMILIES = (deaths, shutdowns, outages, links, lost_replies, refusals, poison, handlers, clocks, fleets)
+_FAMILIES = (deaths, shutdowns, outages, links, lost_replies, refusals, poison, handlers, clocks, sizes, fleets)
 
 FAULTS: dict[str, Fault] = {}
 

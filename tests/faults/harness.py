@@ -68,6 +68,7 @@ class Fault:
     finish: Callable[[System, Redis], Awaitable[None]] | None = None  #: looks at what is left
     load: Load = STEADY
     workers: Sequence[Kind] = ("python", "python")
+    clocks: Sequence[float] = ()  #: seconds by which the workers' clocks are wrong
     processes: int = 0  #: children of each ``command``
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])  #: of the servers
     proxied: bool = True  #: workers and client reach Redis through ``system.proxy``
@@ -78,7 +79,7 @@ class Fault:
     rescues: bool = False  #: leases may end although no worker was disturbed
     limit: float = 30.0  #: seconds the fault may take
     exit: float = 15.0  #: seconds a worker may take to end after SIGTERM
-    recovery: float | None = None  #: seconds until what a killed worker held runs again, at most
+    beyond_lease: float | None = None  #: seconds beyond a lease until what a killed worker held runs again, at most
     slow: str = ""  #: why it is left out of `make test`
     only_long: bool = False  #: takes so long that only the long form has it
 
@@ -133,8 +134,8 @@ class System:
                 await redis.script_load(Script(path.stem).text)
         if self.row.proxied:
             self._proxy = self.closing.enter_context(ThreadedProxy(self.server.url))
-        for kind in self.row.workers:
-            self.start_worker(kind)
+        for n, kind in enumerate(self.row.workers):
+            self.start_worker(kind, clock=self.row.clocks[n] if self.row.clocks else 0.0)
         await self.ready()
 
     def start_worker(self, kind: Kind = "python", *, url: str = "", **options: Any) -> Worker:
@@ -206,10 +207,10 @@ class System:
         if took > within:
             self.problems.append(f"a worker took {took:.1f} s to end; {within:g} s are allowed")
         async with Redis.from_url(self.server.url) as redis:
-            for task_id in await redis.lrange(keys.active(QUEUE), 0, -1):
-                owner = await redis.hget(keys.task(QUEUE, task_id.decode()), "owner")
+            for task_id in await _ids(redis, keys.active(QUEUE)):
+                owner: Any = await redis.hget(keys.task(QUEUE, task_id), "owner")
                 if owner and f":{worker.pid}:".encode() in owner:
-                    self.problems.append(f"{task_id.decode()} is still held by a worker that has ended")
+                    self.problems.append(f"{task_id} is still held by a worker that has ended")
         self.struck += 1
 
     async def until(self, condition: Callable[[Sequence[Event]], bool]) -> None:
@@ -217,9 +218,25 @@ class System:
         while not condition(self.ledger.read()):
             await asyncio.sleep(_LOOK)
 
+    async def until_event(self, name: str, task_id: str) -> Event:
+        """Wait for an event of one task."""
+        while True:
+            for event in self.ledger.read():
+                if event.task_id == task_id and event.name == name:
+                    return event
+            await asyncio.sleep(_LOOK)
+
     async def until_running(self, pid: int, kind: str, often: int = 1) -> None:
         """Wait until so many tasks of a kind run in process *pid*."""
         await self.until(lambda events: len(running_in(events, pid, kind)) >= often)
+
+    async def busy_worker(self, kind: str) -> Worker:
+        """One of those that run tasks of a kind, once there is one."""
+        while True:
+            events = self.ledger.read()
+            if busy := [worker for worker in self.workers if running_in(events, worker.pid, kind)]:
+                return self.random.choice(busy)
+            await asyncio.sleep(_LOOK)
 
     async def next_burst(self) -> None:
         """Wait until a burst of tasks has just been sent."""
@@ -261,10 +278,6 @@ class System:
                     found.append(f"{worker.log.stem}: {line}")
         return found
 
-    def logged(self, text: str) -> int:
-        """How many lines of all workers' logs have *text* in them."""
-        return sum(worker.log.read_text("utf-8", "replace").count(text) for worker in self._all)
-
     def close(self) -> None:
         """End everything."""
         self.closing.close()
@@ -300,23 +313,29 @@ async def _come_to_rest(redis: Redis, limit: float) -> None:
         await asyncio.sleep(_LOOK)
 
 
+async def _ids(redis: Redis, key: str) -> set[str]:
+    """The members of a list, a set or a sorted set."""
+    match await redis.type(key):
+        case b"list":
+            found: Any = await redis.lrange(key, 0, -1)
+        case b"set":
+            found = await redis.smembers(key)
+        case _:
+            found = await redis.zrange(key, 0, -1)
+    return {member.decode() for member in found}
+
+
 async def inspect(redis: Redis) -> Remains:
     """What is left in the queue."""
-
-    async def ids(key: str) -> set[str]:
-        is_list = await redis.type(key) == b"list"
-        found: Any = await (redis.lrange(key, 0, -1) if is_list else redis.zrange(key, 0, -1))
-        return {task_id.decode() for task_id in found}
-
     groups: dict[str, list[str]] = {}
-    for name in await redis.smembers(keys.groups(QUEUE)):
-        for task_id in await ids(keys.group(QUEUE, name.decode())):
-            groups.setdefault(task_id, []).append(name.decode())
+    for name in await _ids(redis, keys.groups(QUEUE)):
+        for task_id in await _ids(redis, keys.group(QUEUE, name)):
+            groups.setdefault(task_id, []).append(name)
     prefix = keys.task_prefix(QUEUE)
     return Remains(
-        waiting={place: await ids(key) for place, key in _WAITING.items()},
-        archived=await ids(keys.archived(QUEUE)),
-        completed=await ids(keys.completed(QUEUE)),
+        waiting={place: await _ids(redis, key) for place, key in _WAITING.items()},
+        archived=await _ids(redis, keys.archived(QUEUE)),
+        completed=await _ids(redis, keys.completed(QUEUE)),
         hashes={key.decode().removeprefix(prefix) async for key in redis.scan_iter(f"{prefix}*", count=1000)},
         groups=groups,
     )
@@ -354,8 +373,8 @@ async def _run(system: System) -> Report:
             await row.finish(system, redis)
         await system.end_workers()
         verdict = evaluate(system.ledger.read(), await inspect(redis), concurrency=2 * system.settings.concurrency)
-    if row.recovery is not None and verdict.rerun_after > row.recovery:
-        system.problems.append(f"tasks ran again after {verdict.rerun_after:.1f} s; {row.recovery:g} s are allowed")
+    if row.beyond_lease is not None and verdict.rerun_after > (limit := system.lease + row.beyond_lease):
+        system.problems.append(f"tasks ran again after {verdict.rerun_after:.1f} s; {limit:g} s are allowed")
     return Report(
         fault=row.name,
         seed=system.settings.seed,

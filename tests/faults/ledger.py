@@ -133,15 +133,12 @@ def evaluate(
     """
     by_task: defaultdict[str, list[Event]] = defaultdict(list)
     kills: list[Event] = []
-    stops: dict[int, float] = {}
-    lights: dict[int, float] = {}
+    at: defaultdict[str, dict[int, float]] = defaultdict(dict)  # by name and process
     for event in events:
         if event.name in {"kill", "freeze", "dark"}:
             kills.append(event)
-        elif event.name == "stop":
-            stops[event.pid] = event.at
-        elif event.name == "light":
-            lights[event.pid] = event.at
+        elif event.task_id == "-":
+            at[event.name][event.pid] = event.at
         else:
             by_task[event.task_id].append(event)
     verdict = Verdict()
@@ -152,7 +149,7 @@ def evaluate(
         verdict.refused += count["refused"]
         if count["ack"]:
             _look_for_loss(task_id, count, remains, verdict)
-        caught = [kill for kill in kills if _caught(history, kill, window, lights.get(kill.pid, math.inf))]
+        caught = [kill for kill in kills if _caught(history, kill, window, at["light"].get(kill.pid, math.inf))]
         starts_again = [_next_start(history, kill) for kill in caught]
         for kill, again in zip(caught, starts_again, strict=True):
             if again is not None and _ran_again(history, kill):
@@ -161,8 +158,7 @@ def evaluate(
                 verdict.reruns += 1
         if _kind(task_id) not in {"later", "oncelater"}:
             verdict.longest_wait = max(verdict.longest_wait, _wait(history))
-        given_back = sum(event.name == "cancelled" and event.at > stops.get(event.pid, math.inf) for event in history)
-        wanted = 0 if _kind(task_id) in GROUPED else 1 + KINDS[_kind(task_id)] + given_back
+        wanted = _wanted(history, at["stop"])
         excess = max(count["end"] - 1, count["start"] - wanted)
         if excess > len(caught):
             verdict.dup[task_id] = (
@@ -177,6 +173,13 @@ def evaluate(
 
 def _kind(task_id: str) -> str:
     return task_id.partition("-")[0]
+
+
+def _wanted(history: Iterable[Event], stops: Mapping[int, float]) -> int:
+    """How often it has to start: once, once more for each wanted failure, and for each shutdown that gave it back."""
+    kind = _kind(next(iter(history)).task_id)
+    given_back = sum(event.name == "cancelled" and event.at > stops.get(event.pid, math.inf) for event in history)
+    return 0 if kind in GROUPED else 1 + KINDS[kind] + given_back
 
 
 def _look_for_loss(task_id: str, count: Counter[str], remains: Remains, verdict: Verdict) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.conformance import go_build
 from tests.faults.faults import FAULTS
 from tests.faults.harness import Settings, run
 from tests.faults.report import table
@@ -28,5 +29,10 @@ def _params() -> list[object]:
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("name", _params())
 async def test_fault(name, server_program):
+    if "go" in FAULTS[name].workers:
+        try:
+            go_build.build("go")
+        except go_build.GoMissingError as missing:
+            pytest.skip(f"a worker of Go's cannot be had: {missing}")
     report = await run(FAULTS[name], Settings(tasks=_tasks(name), binary=server_program))
     assert report.passed, f"\n{table([report])}\n{report.details()}"

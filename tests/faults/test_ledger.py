@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.faults.ledger import Event, Ledger, Remains, Verdict, evaluate
+from tests.faults.ledger import Event, Ledger, Remains, Verdict, evaluate, group_of
 from tests.faults.report import Report, table
 
 # process 1 sends, 2 and 3 work
@@ -27,6 +27,8 @@ AGAIN, AGAIN_END = ("start", 3, 9.0), ("end", 3, 9.1)
 FAIL = ("fail", 2, 1.1)
 KILL = ("-", "kill", 2, 1.3)
 FREEZE = ("-", "freeze", 2, 1.05)
+DARK = ("-", "dark", 2, 1.05)
+LIGHT = ("-", "light", 2, 9.0)
 LATE_KILL = ("-", "kill", 2, 5.0)
 
 FAULTLESS = {
@@ -48,6 +50,26 @@ FAULTLESS = {
     "frozen before it started": (
         [*story("quick-1", ACK, ("start", 3, 2.0), ("end", 3, 2.1), ("start", 2, 3.0), ("end", 2, 3.1)), FREEZE],
         Remains(),
+    ),
+    "given back at a shutdown": (
+        [*story("slow-1", ACK, START, ("cancelled", 2, 2.0), AGAIN, AGAIN_END), ("-", "stop", 2, 1.5)],
+        Remains(),
+    ),
+    "cut off while it ran": (
+        [*story("quick-1", ACK, START, AGAIN, AGAIN_END, ("end", 2, 9.2)), DARK, LIGHT],
+        Remains(),
+    ),
+    "started while cut off": (
+        [*story("quick-1", ACK, ("start", 2, 2.0), AGAIN, AGAIN_END, ("end", 2, 9.2)), DARK, LIGHT],
+        Remains(),
+    ),
+    "in its group": (
+        story("group-1", ACK),
+        Remains(groups={"group-1": [group_of("group-1")]}, hashes={"group-1"}),
+    ),
+    "archived though never run": (
+        story("junk-1", ACK),
+        Remains(archived={"junk-1"}, hashes={"junk-1"}),
     ),
     "killed at its wanted failure": (
         [*story("fails-1", ACK, START, FAIL, AGAIN, AGAIN_END), KILL],
@@ -92,6 +114,36 @@ FAULTY = {
         [*story("quick-1", ACK, START, AGAIN, AGAIN_END, ("start", 3, 10.0)), KILL],
         Remains(),
     ),
+    "given back, and run twice": (
+        "dup",
+        [
+            *story("slow-1", ACK, START, ("cancelled", 2, 2.0), AGAIN, AGAIN_END, ("start", 4, 9.5), ("end", 4, 9.6)),
+            ("-", "stop", 2, 1.5),
+        ],
+        Remains(),
+    ),
+    "cancelled without a shutdown": (
+        "dup",
+        story("slow-1", ACK, START, ("cancelled", 2, 2.0), AGAIN, AGAIN_END),
+        Remains(),
+    ),
+    "settled long before it was cut off": (
+        "dup",
+        [*story("quick-1", ACK, START, END, AGAIN, AGAIN_END), ("-", "dark", 2, 5.0), ("-", "light", 2, 8.0)],
+        Remains(),
+    ),
+    "not in its group": ("lost", story("group-1", ACK), Remains()),
+    "in two groups": (
+        "dup",
+        story("group-1", ACK),
+        Remains(groups={"group-1": [group_of("group-1"), "other"]}, hashes={"group-1"}),
+    ),
+    "run though in a group": (
+        "dup",
+        story("group-1", ACK, START, END),
+        Remains(groups={"group-1": [group_of("group-1")]}, hashes={"group-1"}),
+    ),
+    "not archived": ("lost", story("junk-1", ACK), Remains()),
     "waits for ever": ("stuck", story("quick-1", ACK), Remains(waiting={"pending": {"quick-1"}}, hashes={"quick-1"})),
     "active for ever": (
         "stuck",

@@ -126,7 +126,8 @@ async def places(redis: Redis, queue: str = "default") -> dict[str, list[str]]:
         for task_id in await redis.zrange(keys.group(queue, group.decode()), 0, -1)  # type: ignore[union-attr]
     ]
     tasks = keys.task_prefix(queue)
-    found["tasks"] = sorted([key.decode().removeprefix(tasks) async for key in redis.scan_iter(match=tasks + "*")])
+    # SCAN may show a key twice
+    found["tasks"] = sorted({key.decode().removeprefix(tasks) async for key in redis.scan_iter(match=tasks + "*")})
     return {name: sorted(ids) if name != "pending" else ids for name, ids in found.items() if ids}
 
 
@@ -136,8 +137,8 @@ async def counted(redis: Redis, queue: str = "default") -> tuple[int, int]:
     totals = [int(await redis.get(prefix + name) or 0) for name in ("processed", "failed")]
     by_day = [0, 0]
     for n, name in enumerate(("processed", "failed")):
-        async for key in redis.scan_iter(match=f"{prefix}{name}:*"):
-            by_day[n] += int(await redis.get(key) or 0)
+        days = {key async for key in redis.scan_iter(match=f"{prefix}{name}:*")}  # SCAN may show a key twice
+        by_day[n] = sum([int(await redis.get(key) or 0) for key in days])
     assert totals == by_day
     return totals[0], totals[1]
 

@@ -1,0 +1,85 @@
+"""How a run ended, for people."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from aioasynq.devserver import DevServer
+from tests.faults.ledger import Verdict
+
+if TYPE_CHECKING:
+    from tests.faults.harness import Settings
+
+_HEAD = ("fault", "seed", "acked", "refused", "LOST", "DUP", "STUCK", "reruns", "struck", "wait", "recovery", "exits")
+
+
+@dataclass
+class Report:
+    """How a run ended."""
+
+    fault: str
+    seed: int
+    verdict: Verdict
+    struck: int
+    recovery: float  #: seconds; until tasks of a killed worker ran again, else until all had come to rest
+    exits: int
+    problems: list[str] = field(default_factory=list[str])
+    notes: list[str] = field(default_factory=list[str])  #: measured, and no problem
+    allow_refusals: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Whether all that was promised was kept."""
+        refused = self.verdict.refused and not self.allow_refusals
+        return self.verdict.faultless and not (refused or self.exits or self.problems) and self.struck > 0
+
+    def details(self) -> str:
+        """Everything that is wrong, for people."""
+        verdict = self.verdict
+        lines = [] if self.struck else ["the fault never struck"]
+        for what in ("lost", "dup", "stuck", "archived"):
+            ids: dict[str, str] = getattr(verdict, what)
+            lines += [f"{what.upper()} {task_id}: {why}" for task_id, why in list(ids.items())[:10]]
+            if len(ids) > 10:
+                lines.append(f"{what.upper()} … {len(ids)} in all")
+        return "\n".join(f"  {line}" for line in (*lines, *self.problems[:20]))
+
+
+def table(reports: Iterable[Report]) -> str:
+    """The reports in lines and columns."""
+    rows: list[tuple[str, ...]] = [(*_HEAD, "")]
+    for report in reports:
+        verdict = report.verdict
+        numbers = (verdict.acknowledged, verdict.refused, len(verdict.lost), len(verdict.dup), len(verdict.stuck))
+        rows.append(
+            (
+                report.fault,
+                str(report.seed),
+                *map(str, numbers),
+                str(verdict.reruns),
+                str(report.struck),
+                f"{verdict.longest_wait:.1f} s",
+                f"{report.recovery:.1f} s",
+                str(report.exits),
+                "ok" if report.passed else "FAILED",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if n in {0, len(_HEAD)} else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def version_line(settings: Settings) -> str:
+    """What this ran on, for the head of a table."""
+    with DevServer(settings.binary) as server:
+        python = sys.version.split()[0]
+        return f"Redis {server.version}, Python {python}, {os.cpu_count()} cores, lease {settings.lease:g} s"
