@@ -48,7 +48,8 @@ R = TypeVar("R")
 
 MIN_CONNECTIONS = 2  #: that a client must allow to be handed to a server
 START_LIMIT = 1.0  #: seconds the first look at Redis may take; without it the server starts all the same
-SETTLE_LIMIT = 0.5  #: seconds that outcomes may take to be written at the end
+HOOKS_LIMIT = 0.5  #: seconds that error handlers may take at the end
+SETTLE_LIMIT = 3.0  #: seconds that outcomes may take to be written at the end: an answer that is lost costs two of them
 FETCH_LIMIT = 1.0  #: seconds that the last fetch may take to be answered at the end
 LAST_GRACE = 0.2  #: seconds a handler may take to end when the shutdown limit is over
 
@@ -369,7 +370,7 @@ class _Engine:
             await self._until_idle(LAST_GRACE + 0.1, None)
             for running in self.held.snapshot():
                 self.consumers.abandon(running)
-        await self._until_idle(SETTLE_LIMIT, None)  # error handlers that still run, and tasks left to themselves
+        await self._until_idle(HOOKS_LIMIT, None)  # error handlers that still run, and tasks left to themselves
         unsettled = await self.settler.drain(SETTLE_LIMIT)
         if unsettled:
             log.error(

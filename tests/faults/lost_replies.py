@@ -20,8 +20,10 @@ from typing import Literal
 from aioasynq.rdb.script import Script
 from tests.faults.harness import FLOOD, Fault, System
 from tests.faults.load import GROUPS, UNIQUE, Load
-from tests.faults.shutdowns import LIMIT, stop_workers
+from tests.faults.shutdowns import LIMIT, SLACK, stop_workers
 from tests.support.resp import Command
+
+_SILENCE = 7.0  #: seconds more that a worker may take to end whose answers are lost in silence
 
 Matcher = Callable[[Command], bool]
 How = Literal["cut", "hang"]
@@ -80,7 +82,7 @@ def _lose_at_the_end(how: How) -> Callable[[System], Awaitable[None]]:
         proxy = system.proxy
         set_up = proxy.cut_after if how == "cut" else proxy.lose_reply
         fault = set_up(_in_turns(_script("requeue")), times=None)
-        await stop_workers(system)
+        await stop_workers(system, within=LIMIT + (_SILENCE if how == "hang" else SLACK))
         proxy.remove(fault)
         system.struck = fault.fired
 
@@ -157,7 +159,7 @@ def _requeue_row(how: How) -> Fault:
         options={"shutdown_timeout": LIMIT},
         lease=15.0,
         limit=60.0,
-        # A worker that ends waits half a second for the answer; that the tasks are back it cannot know.
+        # Two answers lost in silence cost four seconds, and a worker that ends waits three: it cannot know by then.
         expected=("outcomes that could not be written", "Redis does not answer") if how == "hang" else (),
         slow="workers have to end and to start",
     )
