@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests.faults.faults import FAULTS
 from tests.faults.harness import Fault, Settings, run
-from tests.faults.report import Report, table, version_line
+from tests.faults.report import Report, table, version_line, worst
 
 
 def main() -> int:
@@ -32,9 +32,9 @@ def main() -> int:
         return 0
     if not rows:
         parser.error(f"no fault has a name that begins with {' or '.join(prefixes)}; see --list")
-    if shutil.which("go") is None and (left_out := [row.name for row in rows if "go" in row.workers]):
+    if shutil.which("go") is None and (left_out := [row.name for row in rows if row.needs_go]):
         print(f"left out, since there is no Go: {', '.join(left_out)}")
-        rows = [row for row in rows if "go" not in row.workers]
+        rows = [row for row in rows if not row.needs_go]
     every = Settings(
         tasks=options.tasks,
         lease=options.lease or (15.0 if options.long else 2.0),
@@ -55,6 +55,9 @@ def main() -> int:
                 print(report.details(), flush=True)
     print()
     print(table(reports))
+    if options.rounds > 1:
+        print("\nthe worst of each fault:\n")
+        print(worst(reports))
     return 0 if all(report.passed for report in reports) else 1
 
 

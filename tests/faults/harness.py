@@ -24,7 +24,6 @@ from aioasynq import Client, keys
 from aioasynq.devserver import DevServer
 from aioasynq.rdb import script as rdb_script
 from aioasynq.rdb.script import Script
-from tests.conformance import go_build
 from tests.faults.ledger import Event, Ledger, Remains, evaluate
 from tests.faults.load import Load, send
 from tests.faults.processes import CommandLine, GoWorker, Worker, python_worker
@@ -81,6 +80,7 @@ class Fault:
     exit: float = 15.0  #: seconds a worker may take to end after SIGTERM
     beyond_lease: float | None = None  #: seconds beyond a lease until what a killed worker held runs again, at most
     slow: str = ""  #: why it is left out of `make test`
+    needs_go: bool = False  #: it has workers of Go's
     only_long: bool = False  #: takes so long that only the long form has it
 
 
@@ -151,7 +151,7 @@ class System:
         log = self._folder / f"worker-{len(self._all)}.log"
         worker: Worker
         if kind == "go":
-            worker = GoWorker(go_build.build("go") / "serve", spec, log, self.ledger)
+            worker = GoWorker(spec, log, self.ledger)
         elif kind == "command":
             worker = CommandLine(spec, log, self.row.processes)
         else:
@@ -169,9 +169,8 @@ class System:
         """End a worker by SIGKILL; the ledger says so."""
         self.workers.remove(worker)
         worker.disturbed = True
+        worker.kill()
         self.ledger.write("-", "kill", worker.pid)
-        worker.process.kill()
-        worker.process.wait()
 
     def kill_child(self, parent: Worker, pid: int) -> None:
         """End a child of *parent* by SIGKILL; the ledger says so."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from tests.conformance import go_build
 from tests.faults.ledger import Ledger
 
 ROOT = Path(__file__).parents[2]
@@ -22,13 +24,18 @@ _LOOK = 0.05  # seconds between two looks at a log
 class Worker:
     """A worker process that says ``ready`` on its standard output."""
 
-    def __init__(self, command: list[str], log: Path) -> None:
+    def __init__(self, command: list[str], log: Path, **environment: str) -> None:
         self.log = log
         self.disturbed = False  #: it was killed, frozen or cut off
         self._ready = False
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
+                command,
+                cwd=ROOT,
+                env=os.environ | environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
             )
 
     @property
@@ -59,10 +66,14 @@ class Worker:
         self.process.send_signal(signal.SIGTERM)
         return await self.wait(limit)
 
-    def close(self) -> None:
-        """Leave nothing behind."""
+    def kill(self) -> None:
+        """End it by SIGKILL; all that it did before is in the ledger afterwards."""
         self.process.kill()
         self.process.wait()
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self.kill()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -99,9 +110,11 @@ class GoWorker(Worker):
 
     _NAMES = {"started": "start", "finished": "end", "failed": "fail", "cancelled": "cancelled"}  # noqa: RUF012
 
-    def __init__(self, program: Path, spec: dict[str, Any], log: Path, ledger: Ledger) -> None:
+    def __init__(self, spec: dict[str, Any], log: Path, ledger: Ledger) -> None:
+        clock = round(spec.get("clock", 0))
+        program = go_build.build_shifted() if clock else go_build.build("go") / "serve"
         command = [program, "-redis", spec["url"], "-concurrency", spec["concurrency"], "-retry-delay", "100ms"]
-        super().__init__([str(word) for word in command], log)
+        super().__init__([str(word) for word in command], log, **{go_build.CLOCK: str(clock)})
         self._ledger = ledger
         self._is_ready = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -124,9 +137,7 @@ class GoWorker(Worker):
             self._ledger.write(said["id"], name, self.pid)
         self._is_ready.set()
 
-    def close(self) -> None:
-        """Leave nothing behind."""
-        self.process.kill()
-        self.process.wait()
+    def kill(self) -> None:
+        """End it by SIGKILL; all that it said before is in the ledger afterwards."""
+        super().kill()
         self._reader.join(5.0)
-        super().close()

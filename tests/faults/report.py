@@ -14,7 +14,8 @@ from tests.faults.ledger import Verdict
 if TYPE_CHECKING:
     from tests.faults.harness import Settings
 
-_HEAD = ("fault", "seed", "acked", "refused", "LOST", "DUP", "STUCK", "reruns", "struck", "wait", "recovery", "exits")
+_COUNTS = ("acked", "refused", "LOST", "DUP", "STUCK", "reruns", "struck")
+_HEAD = ("fault", "seed", *_COUNTS, "wait", "recovery", "exits", "")
 
 
 @dataclass
@@ -51,27 +52,44 @@ class Report:
 
 def table(reports: Iterable[Report]) -> str:
     """The reports in lines and columns."""
-    rows: list[tuple[str, ...]] = [(*_HEAD, "")]
+    return _in_columns((report.fault, str(report.seed), *_cells([report])) for report in reports)
+
+
+def worst(reports: Iterable[Report]) -> str:
+    """One line for each fault, with the worst of its rounds: the fewest acknowledged and struck, the most of all else."""
+    rounds: dict[str, list[Report]] = {}
     for report in reports:
-        verdict = report.verdict
-        numbers = (verdict.acknowledged, verdict.refused, len(verdict.lost), len(verdict.dup), len(verdict.stuck))
-        rows.append(
-            (
-                report.fault,
-                str(report.seed),
-                *map(str, numbers),
-                str(verdict.reruns),
-                str(report.struck),
-                f"{verdict.longest_wait:.1f} s",
-                f"{report.recovery:.1f} s",
-                str(report.exits),
-                "ok" if report.passed else "FAILED",
-            )
-        )
+        rounds.setdefault(report.fault, []).append(report)
+    return _in_columns((fault, f"{len(of)} of them", *_cells(of)) for fault, of in rounds.items())
+
+
+def _cells(rounds: list[Report]) -> tuple[str, ...]:
+    verdicts = [report.verdict for report in rounds]
+    counts = (
+        min(verdict.acknowledged for verdict in verdicts),
+        max(verdict.refused for verdict in verdicts),
+        max(len(verdict.lost) for verdict in verdicts),
+        max(len(verdict.dup) for verdict in verdicts),
+        max(len(verdict.stuck) for verdict in verdicts),
+        max(verdict.reruns for verdict in verdicts),
+        min(report.struck for report in rounds),
+    )
+    return (
+        *map(str, counts),
+        f"{max(verdict.longest_wait for verdict in verdicts):.1f} s",
+        f"{max(report.recovery for report in rounds):.1f} s",
+        str(max(report.exits for report in rounds)),
+        "ok" if all(report.passed for report in rounds) else "FAILED",
+    )
+
+
+def _in_columns(lines: Iterable[tuple[str, ...]]) -> str:
+    rows = [_HEAD, *lines]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    last = len(_HEAD) - 1
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if n in {0, len(_HEAD)} else cell.rjust(width)
+            cell.ljust(width) if n in {0, last} else cell.rjust(width)
             for n, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

@@ -29,7 +29,7 @@ def _params() -> list[object]:
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("name", _params())
 async def test_fault(name, server_program):
-    if "go" in FAULTS[name].workers:
+    if FAULTS[name].needs_go:
         try:
             go_build.build("go")
         except go_build.GoMissingError as missing:
