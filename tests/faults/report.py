@@ -56,7 +56,7 @@ def table(reports: Iterable[Report]) -> str:
 
 
 def worst(reports: Iterable[Report]) -> str:
-    """One line for each fault, with the worst of its rounds: the fewest acknowledged and struck, the most of all else."""
+    """One line for each fault, with the worst of its rounds: the fewest acked and struck, the most of the rest."""
     rounds: dict[str, list[Report]] = {}
     for report in reports:
         rounds.setdefault(report.fault, []).append(report)
