@@ -6,20 +6,27 @@ import sys
 from pathlib import Path
 
 from benchmarks import environments, report, runner
+from benchmarks.hop import Hop
 from benchmarks.registry import QUICK, SYSTEMS, System
 from benchmarks.works import Work, works
+
+MOST_HOP = 1_000  #: milliseconds
+HOP_WORKS = ("W1", "W2", "W2b", "W3", "W4", "W5")  #: those that a hop makes slower, and that end nevertheless
 
 
 def main() -> None:
     options = _parser().parse_args()
+    if not 0 <= options.hop <= MOST_HOP:
+        sys.exit(f"--hop {options.hop:g}: give milliseconds, at most {MOST_HOP}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # else the systems that run would stay
-    path = Path(options.results) / "run.json"
+    path = Path(options.results or (runner.RESULTS / "hop" if options.hop else runner.RESULTS)) / "run.json"
     if options.report:
         report.into_docs(runner.Run.load(path))
         return
     if options.show:
         report.write(runner.Run.load(path), path.parent)
         return
+    way = _way(options.hop)
     chosen_works = _works(options)
     chosen = _systems(options)
     python = environments.find_python(options.python)
@@ -36,10 +43,20 @@ def main() -> None:
             print(f"{system.name}: {made.version}", flush=True)
     if options.install:
         return
-    run = runner.Run(runner.machine(), versions, missing, options.rounds, options.seed)
+    run = runner.Run(runner.machine(), versions, missing, options.rounds, options.seed, options.hop)
     print("  ".join(f"{name}: {value}" for name, value in run.machine.items()), flush=True)
-    runner.carry_out(run, chosen_works, installed, path)
+    runner.carry_out(run, chosen_works, installed, path, way)
     report.write(run, path.parent)
+
+
+def _way(milliseconds: float) -> runner.Way | None:
+    if not milliseconds:
+        return None
+    try:
+        program = environments.hop_program()
+    except environments.MissingError as exc:
+        sys.exit(f"--hop: {exc}")
+    return lambda port: Hop(program, port, milliseconds)
 
 
 def _works(options: argparse.Namespace) -> list[Work]:
@@ -50,7 +67,7 @@ def _works(options: argparse.Namespace) -> list[Work]:
         if unknown := set(names) - {work.name for work in found} - {work.name.split()[0] for work in found}:
             sys.exit(f"no such work: {', '.join(sorted(unknown))}; there are {', '.join(w.name for w in known)}")
         return found
-    return [work for work in known if options.full or work.quick]
+    return [work for work in known if options.full or (work.name in HOP_WORKS if options.hop else work.quick)]
 
 
 def _systems(options: argparse.Namespace) -> list[System]:
@@ -70,7 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="3 if not given")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the order within a round")
     parser.add_argument("--python", metavar="PATH", help="the interpreter for all; python3.12 or later if there is one")
-    parser.add_argument("--results", default=str(runner.RESULTS), metavar="FOLDER", help="where the results go")
+    parser.add_argument("--results", metavar="FOLDER", help="where the results go")
+    parser.add_argument("--hop", type=float, default=0.0, metavar="MS", help="let each answer of Redis come MS later")
     parser.add_argument("--install", action="store_true", help="make the environments and run nothing")
     parser.add_argument("--show", action="store_true", help="write the report of the last run again")
     parser.add_argument("--report", action="store_true", help="put the tables of the last run into docs/performance.md")

@@ -21,6 +21,7 @@ import redis
 from aioasynq.devserver import DevServer
 from benchmarks import processes
 from benchmarks.environments import ROOT, Installed
+from benchmarks.hop import Hop
 from benchmarks.shared import Shared
 
 START_LIMIT = 60.0  #: seconds until a process has loaded and connected
@@ -100,10 +101,13 @@ class Child:
 
 
 class Cell:
-    def __init__(self, installed: Installed, tasks: int) -> None:
+    """Where *way* leads from a Redis's port to another way to reach it, the system takes that one."""
+
+    def __init__(self, installed: Installed, tasks: int, way: Callable[[int], Hop] | None = None) -> None:
         self.installed = installed
         self.system = installed.system
         self.tasks = tasks
+        self._way = way
         self._stack = ExitStack()
         self._children: list[Child] = []
         self._gate = 0
@@ -112,6 +116,7 @@ class Cell:
         with ExitStack() as stack:
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aioasynq-bench-")))
             self.server = stack.enter_context(DevServer())
+            self.url = stack.enter_context(self._way(self.server.port)).url if self._way else self.server.url
             self.redis = stack.enter_context(redis.Redis.from_url(self.server.url))
             self.shared = Shared.create(self.folder / "shared", self.tasks)
             stack.callback(self.shared.close)
@@ -198,7 +203,7 @@ class Cell:
     def _start(self, many: int, **spec: Any) -> tuple[list[Child], int]:
         gate, self._gate = self._gate, self._gate + 1
         common = {
-            "redis": self.server.url,
+            "redis": self.url,
             "shared": str(self.shared.path),
             "tasks": self.tasks,
             "gate": gate,

@@ -105,22 +105,37 @@ def _versions(program: Path, system: System) -> str:
 
 
 def _install_go(system: System) -> Installed:
+    program, version = _build_go("asynq", ".")
+    asynq = next(line.split()[1] for line in (GO / "go.mod").read_text().splitlines() if "hibiken/asynq" in line)
+    return Installed(system, (str(program),), f"asynq {asynq.removeprefix('v')}, go {version}")
+
+
+def hop_program() -> Path:
+    """The program of :mod:`benchmarks.hop`.
+
+    Raises:
+        MissingError: it cannot be built here.
+    """
+    return _build_go("hop", "./hop")[0]
+
+
+def _build_go(name: str, package: str) -> tuple[Path, str]:
     go = shutil.which("go")
     if go is None:
         raise MissingError("go is not installed")
     HOME.mkdir(exist_ok=True)
-    program, done = HOME / "asynq", HOME / ".asynq.built"
+    program, done = HOME / name, HOME / f".{name}.built"
     version = _run(go, "version").stdout.split()[2].removeprefix("go")
-    fingerprint = version + "".join(_hash(GO / name) for name in ("main.go", "go.mod", "go.sum"))
+    sources = (f"{package}/main.go", "go.mod", "go.sum")
+    fingerprint = version + "".join(_hash(GO / source) for source in sources)
     if not (program.exists() and done.exists() and done.read_text() == fingerprint):
-        print(f"building {system.name} ...", flush=True)
+        print(f"building {name} ...", flush=True)
         options = ["-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w"]
-        made = _run(go, "build", *options, "-o", str(program), ".", cwd=GO)
+        made = _run(go, "build", *options, "-o", str(program), package, cwd=GO)
         if made.returncode:
             raise MissingError(f"cannot be built: {made.stderr.strip()[-500:]}")
         done.write_text(fingerprint)
-    asynq = next(line.split()[1] for line in (GO / "go.mod").read_text().splitlines() if "hibiken/asynq" in line)
-    return Installed(system, (str(program),), f"asynq {asynq.removeprefix('v')}, go {version}")
+    return program, version
 
 
 def _hash(path: Path) -> str:

@@ -14,7 +14,6 @@ from benchmarks.works import Work, works
 
 DOCS = ROOT / "docs" / "performance.md"
 PICTURES = ROOT / "docs" / "performance"
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
 def write(run: Run, folder: Path) -> None:
@@ -29,16 +28,19 @@ def write(run: Run, folder: Path) -> None:
 def into_docs(run: Run) -> None:
     """Put the tables and plots of *run* where docs/performance.md has room for them."""
     text = DOCS.read_text()
-    if BEGIN not in text or END not in text:
-        sys.exit(f"{DOCS} has no lines {BEGIN} and {END}")
-    head, rest = text.split(BEGIN, 1)
-    tail = rest.split(END, 1)[1]
-    drawn = pictures(run)
+    name = "hop" if run.hop else "results"
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    if begin not in text or end not in text:
+        sys.exit(f"{DOCS} has no lines {begin} and {end}")
+    head, rest = text.split(begin, 1)
+    tail = rest.split(end, 1)[1]
+    drawn = {} if run.hop else pictures(run)
     PICTURES.mkdir(exist_ok=True)
     for name, svg in drawn.items():
         (PICTURES / name).write_text(svg)
     shown = "\n".join(f"![{name.removesuffix('.svg')}](performance/{name})" for name in drawn)
-    DOCS.write_text(f"{head}{BEGIN}\n\n{markdown(run, level='###')}\n{shown}\n\n{END}{tail}")
+    tables = markdown(run, level="####" if run.hop else "###")
+    DOCS.write_text(f"{head}{begin}\n\n{tables}\n{shown}\n\n{end}{tail}".replace("\n\n\n", "\n\n"))
     print(f"{DOCS.relative_to(ROOT)} has the run of {run.machine['date']}")
 
 
@@ -46,7 +48,7 @@ def markdown(run: Run, *, level: str = "##") -> str:
     measured = [work for work in works() if any(cell.work == work.name for cell in run.cells)]
     parts = [
         f"{level} The run\n\n{about(run)}",
-        f"{level} Targets\n\n{targets_table(run)}",
+        *([] if run.hop else [f"{level} Targets\n\n{targets_table(run)}"]),  # they are for a Redis that is near
         f"{level} Figures\n\nMedian of the rounds, with the least and the most. A dash: the system cannot do it.\n",
         *(table(run, work) for work in measured),
     ]
@@ -61,6 +63,8 @@ def about(run: Run) -> str:
     machine = "; ".join(f"{name}: {value}" for name, value in run.machine.items())
     rows = [f"| {name} | {version} |" for name, version in run.versions.items()]
     rows += [f"| {name} | missing: {reason} |" for name, reason in run.missing.items()]
+    if run.hop:
+        machine += f"; each answer {run.hop:g} ms later: a PING takes {run.round_trip:.2f} ms"
     return (
         f"{machine}; rounds: {run.rounds}; seed: {run.seed}\n\n| system | versions |\n|---|---|\n"
         + "\n".join(rows)

@@ -9,18 +9,21 @@ import platform
 import random
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from aioasynq.devserver import DevServer, DevServerError
 from benchmarks.cell import Cell, CellError
 from benchmarks.environments import HOME, Installed
+from benchmarks.hop import Hop, round_trip
 from benchmarks.works import Figures, Work
 
 RESULTS = HOME / "results"
+
+Way: TypeAlias = Callable[[int], Hop]  # from a Redis's port to another way to reach it
 
 
 @dataclass
@@ -41,6 +44,8 @@ class Run:
     missing: dict[str, str]
     rounds: int
     seed: int
+    hop: float = 0.0  #: milliseconds by which answers of Redis came later
+    round_trip: float = 0.0  #: milliseconds that a PING then took
     cells: list[CellResult] = field(default_factory=list[CellResult])
 
     def save(self, path: Path) -> None:
@@ -98,8 +103,13 @@ def _redis_version() -> str:
         sys.exit(str(exc))
 
 
-def carry_out(run: Run, works: Iterable[Work], systems: Sequence[Installed], path: Path) -> None:
+def carry_out(
+    run: Run, works: Iterable[Work], systems: Sequence[Installed], path: Path, way: Way | None = None
+) -> None:
     """Run all cells that belong to *run*; it is saved after each."""
+    if way is not None:
+        with DevServer() as server, way(server.port) as hop:
+            run.round_trip = round_trip(hop.url)
     chance = random.Random(run.seed)
     works = list(works)
     begin = time.monotonic()
@@ -113,7 +123,7 @@ def carry_out(run: Run, works: Iterable[Work], systems: Sequence[Installed], pat
                 if work.needs <= installed.system.can and (installed.system.ours or not work.ours_only)
             ]
             for installed in chance.sample(able, len(able)):
-                result = one(work, installed, number)
+                result = one(work, installed, number, way)
                 run.cells.append(result)
                 run.save(path)
                 text = result.error.splitlines()[0] if result.error else shown(result.figures)
@@ -123,10 +133,10 @@ def carry_out(run: Run, works: Iterable[Work], systems: Sequence[Installed], pat
                 )
 
 
-def one(work: Work, installed: Installed, number: int) -> CellResult:
+def one(work: Work, installed: Installed, number: int, way: Way | None) -> CellResult:
     result = CellResult(work.name, installed.system.name, number)
     try:
-        with Cell(installed, work.tasks) as cell:
+        with Cell(installed, work.tasks, way) as cell:
             result.figures = {name: value for name, value in work.run(cell).items() if not math.isnan(value)}
     except (CellError, DevServerError, OSError) as exc:
         result.error = str(exc)

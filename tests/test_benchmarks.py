@@ -11,6 +11,7 @@ import pytest
 from benchmarks import environments, plots, report, targets
 from benchmarks.cell import Cell
 from benchmarks.environments import Installed
+from benchmarks.hop import Hop, round_trip
 from benchmarks.registry import GO, OURS, QUICK, SYSTEMS
 from benchmarks.runner import CellResult, Run
 from benchmarks.works import drain, works
@@ -46,6 +47,19 @@ def test_each_task_knows_when_it_was_sent_and_began(installed):
         cell.enqueue("paced", 5, pause=0.001)
         assert cell.wait_for("working", lambda: cell.shared.handled() >= 15, 30)
         assert all(cell.shared.began[number] > cell.shared.sent[number] > 0 for number in range(5))
+
+
+def test_a_hop_lets_answers_come_later_and_changes_nothing_else(installed):
+    try:
+        program = environments.hop_program()
+    except environments.MissingError as missing:
+        pytest.skip(f"the hop cannot be had: {missing}")
+    with Cell(installed, 100, lambda port: Hop(program, port, 5)) as cell:
+        assert cell.url != cell.server.url
+        assert round_trip(cell.url) >= 5.0
+        cell.preload(100)
+        figures = drain(cell, 100)
+    assert (figures["count"], figures["twice"], figures["whole"]) == (100, 0, 1)
 
 
 def test_a_run_is_saved_read_and_reported(tmp_path):
