@@ -10,12 +10,13 @@ import inspect
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial, update_wrapper
-from typing import Any, Generic, NoReturn, ParamSpec, TypeAlias, TypeVar, Unpack, cast
+from typing import Any, Generic, NoReturn, ParamSpec, TypeAlias, TypeVar, Unpack, cast, overload
 
 import msgspec
 
 from aioasynq.context import RUN_IN_THREAD
 from aioasynq.errors import HandlerNotFoundError, PayloadError
+from aioasynq.keys import check_queue_name
 from aioasynq.options import Options, OptionsDict, check_headers, check_type
 from aioasynq.task import Task
 
@@ -28,7 +29,11 @@ Run: TypeAlias = Callable[[Task], Coroutine[Any, Any, object]]
 Middleware: TypeAlias = Callable[[Task, Run], Coroutine[Any, Any, object]]
 """``async def middleware(task, call_next)``: returns what ``await call_next(task)`` returned, or does otherwise."""
 
+Aggregator: TypeAlias = Callable[[str, list[Task]], Awaitable[Task] | Task]
+"""Takes the name of a group and its tasks, the first that joined in front, and returns the task they become."""
+
 H = TypeVar("H", bound=Handler)
+A = TypeVar("A", bound=Aggregator)
 M = TypeVar("M", bound=Middleware)
 
 MAX_CACHED = 1024  #: types whose way is remembered; types may carry ids and be without number
@@ -40,6 +45,7 @@ class ServeMux:
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
         self._middleware: list[Middleware] = []
+        self._aggregators: dict[str | None, Aggregator] = {}  # by queue; None for all others
         self._lengths: list[int] = []  # of the patterns, longest first
         self._ways: dict[str, Run] = {}  # by pattern: the handler inside all middleware
         self._cache: dict[str, Run] = {}  # by type
@@ -136,6 +142,52 @@ class ServeMux:
             return task_type
 
         return register
+
+    @overload
+    def aggregator(self, function: A) -> A: ...
+    @overload
+    def aggregator(self, function: None = None, *, queue: str) -> Callable[[A], A]: ...
+    def aggregator(self, function: A | None = None, *, queue: str | None = None) -> A | Callable[[A], A]:
+        """Decorate the function that makes one task of those in a group: ``@mux.aggregator``.
+
+        It is called with the name of the group and its tasks, and returns a :class:`Task`, which goes to the same
+        queue. An ``async def`` runs on the event loop, a plain ``def`` in a thread. ``@mux.aggregator(queue="emails")``
+        is for the groups of one queue only.
+
+        Raises:
+            TypeError: it cannot be called with a name and a list.
+            ValueError: there is one for this queue already.
+        """
+
+        def register(function: A) -> A:
+            _check_aggregator(function)
+            if queue in self._aggregators:
+                raise ValueError(f"{_groups_of(queue)} have an aggregator already: {self._aggregators[queue]!r}")
+            self._aggregators[queue] = function
+            return function
+
+        if queue is not None:
+            check_queue_name(queue)
+        return register if function is None else register(function)
+
+    def find_aggregator(self, queue: str) -> Aggregator | None:
+        """The aggregator for the groups of *queue*; None when they wait for somebody else's."""
+        return self._aggregators.get(queue) or self._aggregators.get(None)
+
+    async def aggregate(self, queue: str, group: str, tasks: list[Task]) -> Task:
+        """Make one task of those in a group.
+
+        Raises:
+            TypeError: there is no aggregator, or it returned something else.
+        """
+        function = self.find_aggregator(queue)
+        if function is None:
+            raise TypeError(f"there is no aggregator for the groups of queue {queue!r}")
+        call = partial(function, group, tasks)
+        made = await (call() if _is_async(function) else _in_thread(call))  # type: ignore[misc]
+        if not isinstance(made, Task):
+            raise TypeError(f"the aggregator {function!r} must return a Task, got {made!r}")
+        return made
 
     def use(self, middleware: M) -> M:
         """Put *middleware* around all handlers, inside what was put there before. It sees unknown types too. Decorates.
@@ -403,6 +455,21 @@ def _check_handler(pattern: str, handler: object) -> None:
         signature.bind(None)
     except TypeError as exc:
         raise TypeError(f"handler of {pattern!r} must be a function of one task, got {handler!r}: {exc}") from None
+
+
+def _check_aggregator(function: object) -> None:
+    what = "an aggregator must be a function of the name of a group and a list of tasks"
+    if not callable(function):
+        raise TypeError(f"{what}, got {function!r}")
+    _refuse_generator("an aggregator", function)
+    try:
+        inspect.signature(function).bind("", [])
+    except TypeError as exc:
+        raise TypeError(f"{what}, got {function!r}: {exc}") from None
+
+
+def _groups_of(queue: str | None) -> str:
+    return "all groups" if queue is None else f"the groups of queue {queue!r}"
 
 
 def _refuse_generator(what: str, function: object) -> None:

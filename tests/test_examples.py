@@ -50,6 +50,7 @@ PRINTED = {
         "wrote invoice 7",
         "user 1 can be synced again",
     ],
+    "groups.py": ["to ann: news 1, news 2, news 3", "to ann: news 4"],
     "shutdown.py": [
         "both run; the server is told to stop",
         "the short one has finished",

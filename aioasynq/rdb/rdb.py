@@ -11,6 +11,7 @@ from redis.asyncio.cluster import RedisCluster
 
 from aioasynq.errors import BrokerError, BrokerRefusedError
 from aioasynq.rdb.connection import Link
+from aioasynq.rdb.groups import Groups
 from aioasynq.rdb.lifecycle import Lifecycle
 from aioasynq.rdb.processes import Processes
 from aioasynq.rdb.upkeep import Upkeep
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 MIN_VERSION = (6, 2)
 
 
-class RDB(Lifecycle, Upkeep, Processes):
+class RDB(Lifecycle, Groups, Upkeep, Processes):
     """Every atomic step a queue is made of, under the names of asynq's first RDB.
 
     Args:

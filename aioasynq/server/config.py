@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, NamedTuple, TypeAlias, TypedDict, cast
 
 from aioasynq import keys
 from aioasynq.options import MAX_DURATION
@@ -18,6 +18,8 @@ RetryDelay: TypeAlias = Callable[[int, BaseException, Task], float]
 IsFailure: TypeAlias = Callable[[BaseException], bool]
 ErrorHandler: TypeAlias = Callable[[Task, BaseException], Awaitable[object]]
 HealthCheck: TypeAlias = Callable[[BaseException | None], object]
+
+GRACE_PERIOD = 60.0  #: seconds
 
 
 def _every_error(error: BaseException) -> bool:  # noqa: ARG001 - the shape of is_failure
@@ -49,6 +51,15 @@ class Config:
     error_handler: ErrorHandler | None = None  #: async, called with task and error for each try that failed
     health_check: HealthCheck | None = None  #: called with None while Redis answers, else with the error; may be async
     health_check_interval: float = 15.0  #: how often
+    group_grace_period: float | Mapping[str, float] = (
+        GRACE_PERIOD  #: how long a group waits after its last task for more; one number, or one by queue
+    )
+    group_max_delay: float | Mapping[str, float] = (
+        0.0  #: how long after its first task at most; 0 sets no limit; by queue as above
+    )
+    group_max_size: int | Mapping[str, int] = (
+        0  #: how many tasks of a group become one at most, and at once; 0 sets no limit; by queue as above
+    )
     max_threads: int = 40  #: most plain ``def`` handlers that run at once
     max_archive: int = MAX_ARCHIVE  #: most tasks an archive holds
     archive_days: float = MAX_ARCHIVE_AGE / 86400  #: how long it holds them, in days
@@ -65,6 +76,8 @@ class Config:
         for name, least in _LEAST.items():
             object.__setattr__(self, name, _seconds(name, getattr(self, name), least))
         object.__setattr__(self, "queues", _weights(self.queues))
+        for name, check in _BY_QUEUE.items():
+            object.__setattr__(self, name, _by_queue(name, getattr(self, name), self.queues, check))
         if not isinstance(self.strict_priority, bool):
             raise TypeError(f"strict_priority must be True or False, got {self.strict_priority!r}")
         for name in ("retry_delay", "is_failure"):
@@ -80,10 +93,27 @@ class Config:
         """Seconds between two heartbeats."""
         return min(5.0, self.lease / 3)
 
+    def group_rules(self, queue: str) -> GroupRules:
+        """When the groups of *queue* are ripe."""
+        grace, delay, size = self.group_grace_period, self.group_max_delay, self.group_max_size
+        return GroupRules(
+            grace.get(queue, GRACE_PERIOD) if isinstance(grace, Mapping) else grace,
+            delay.get(queue, 0.0) if isinstance(delay, Mapping) else delay,
+            size.get(queue, 0) if isinstance(size, Mapping) else size,
+        )
+
     @property
     def weights(self) -> dict[str, int]:
         """Queues and their weights, divided by what they have in common."""
         return normalise(dict(self.queues))
+
+
+class GroupRules(NamedTuple):
+    """When a group is ripe: with *max_size* tasks, *max_delay* s after the first or *grace_period* s after the last."""
+
+    grace_period: float
+    max_delay: float
+    max_size: int
 
 
 class ServerOptions(TypedDict, total=False):
@@ -100,6 +130,9 @@ class ServerOptions(TypedDict, total=False):
     error_handler: ErrorHandler | None
     health_check: HealthCheck | None
     health_check_interval: float | timedelta
+    group_grace_period: float | timedelta | Mapping[str, float | timedelta]
+    group_max_delay: float | timedelta | Mapping[str, float | timedelta]
+    group_max_size: int | Mapping[str, int]
     max_threads: int
     max_archive: int
     archive_days: float
@@ -146,6 +179,32 @@ def _seconds(name: str, value: Any, least: float) -> float:
     if not seconds >= least:  # also what is not a number
         raise ValueError(f"{name} must be at least {least:g}, got {value!r}")
     return float(seconds)
+
+
+def _group_size(name: str, value: Any) -> int:
+    if value != 0:
+        _check_int(name, value)
+    return int(value)
+
+
+_BY_QUEUE: dict[str, Callable[[str, Any], float]] = {
+    "group_grace_period": lambda name, value: _seconds(name, value, 1.0),
+    "group_max_delay": lambda name, value: _seconds(name, value, 0.0),
+    "group_max_size": _group_size,
+}
+
+
+def _by_queue(
+    name: str, value: object, queues: Mapping[str, int], check: Callable[[str, Any], float]
+) -> float | dict[str, float]:
+    """One rule for all queues, or by queue, with the default for those that are not named."""
+    if not isinstance(value, Mapping):
+        return check(name, value)
+    given = cast("Mapping[str, object]", value)
+    for queue in given:
+        if queue not in queues:
+            raise ValueError(f"{name} names queue {queue!r}, which this server does not serve: {', '.join(queues)}")
+    return {queue: check(f"{name}[{queue!r}]", each) for queue, each in given.items()}
 
 
 def config_of(config: Config | None, options: dict[str, Any]) -> Config:

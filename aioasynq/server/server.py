@@ -18,6 +18,7 @@ from aioasynq.errors import BrokerError, BrokerRefusedError, ServerStateError
 from aioasynq.message import ServerInfo
 from aioasynq.mux import ServeMux
 from aioasynq.rdb.rdb import RDB, open_rdb
+from aioasynq.server.aggregate_loop import AggregateLoop
 from aioasynq.server.cancel_loop import cancel_loop
 from aioasynq.server.cleanup_loop import cleanup
 from aioasynq.server.config import Config, ServerOptions, config_of
@@ -35,13 +36,14 @@ from aioasynq.server.settler import Settler
 from aioasynq.server.threads import Threads
 
 if TYPE_CHECKING:
-    from aioasynq.mux import Handler, Middleware, TaskType
+    from aioasynq.mux import Aggregator, Handler, Middleware, TaskType
     from aioasynq.options import OptionsDict
     from aioasynq.rdb.connection import AnyRedis
 
 log = logging.getLogger(__name__)
 
 H = TypeVar("H", bound="Handler")
+A = TypeVar("A", bound="Aggregator")
 M = TypeVar("M", bound="Middleware")
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -112,6 +114,10 @@ class Server:
     def task(self, type: str, **options: Unpack[OptionsDict]) -> Callable[[Callable[P, R]], TaskType[P, R]]:  # noqa: A002
         """Register a typed handler; see :meth:`ServeMux.task`."""
         return self.mux.task(type, **options)
+
+    def aggregator(self, function: A) -> A:
+        """Register what makes one task of a group; see :meth:`ServeMux.aggregator`."""
+        return self.mux.aggregator(function)
 
     def use(self, middleware: M) -> M:
         """Add middleware; see :meth:`ServeMux.use`."""
@@ -318,6 +324,7 @@ class _Engine:
         self.fetcher = Fetcher(rdb, config, contact, self.consumers, self.settler, server.name, server.began)
         self.scheduler = SchedulerLoop(rdb, tuple(config.queues), contact, self.fetcher.announce)
         self.recovery = Recovery(rdb, config, contact)
+        self.aggregator = AggregateLoop(rdb, config, contact, server.mux, self.threads.run, self.fetcher.announce)
         self.heartbeat = Heartbeat(rdb, config, self.held, self.pulse, server.describe, self._on_lost, contact.counts)
         self._free = asyncio.Event()
 
@@ -335,6 +342,8 @@ class _Engine:
                 )
                 loops.start_soon(lambda: every(config.cleanup_interval, cleanup(rdb, queues, contact), contact))
                 loops.start_soon(cancel_loop, rdb, self._cancel)
+                if self.aggregator.is_needed:
+                    loops.start_soon(self.aggregator.run)
                 if config.health_check is not None:
                     loops.start_soon(health_loop, rdb, config.health_check, config.health_check_interval)
                 # The fetcher is no part of the group: a bug in a loop must not tear a fetch.
@@ -356,6 +365,7 @@ class _Engine:
     async def finish(self, hurry: asyncio.Event) -> None:
         """Let running tasks finish, give the rest back, and write all outcomes."""
         self.fetcher.stop()
+        await self.aggregator.stop()
         await self._until_idle(self._config.shutdown_timeout, hurry)
         left = [running for running in self.held.snapshot() if not running.ended]
         if left:

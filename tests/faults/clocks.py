@@ -6,7 +6,7 @@
 | F9 go ahead | a Go worker whose clock is 45 s ahead joins two of Python; one of them is killed | what ran in it |
 | F9 go behind | the same with a clock that is 45 s behind | what ran in it |
 
-Leases last 30 s beside Go's workers: those that are ahead recover leases of anybody that end within 15 s.
+Leases last 30 s beside Go's workers: one that is 45 s ahead recovers what ends within 15 s, whoever holds it.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from aioasynq import BrokerError, BrokerRefusedError, Client, RetryAfter, RevokeTask, Server, SkipRetry, Task, keys
 from aioasynq.devserver import DevServer, DevServerError, find_server
 from aioasynq.message import ServerInfo, WorkerInfo
+from aioasynq.rdb.groups import Aggregated
 from aioasynq.rdb.lifecycle import Completed, Failed, Killed, Leased, Scheduled, ScheduledUnique, Unique
 from aioasynq.rdb.rdb import RDB
 from tests.security.rules import PASSWORD, USERS, commands, set_user
@@ -178,6 +179,12 @@ def _held(task_id: str) -> Leased:
     return Leased("q", task_id, unique(task_id, payload=task_id.encode(), retention=9), "owner")
 
 
+async def _aggregate(rdb: RDB) -> None:
+    apart = await rdb.read_aggregation_set("q", "g", "made")
+    assert apart is not None
+    await rdb.aggregate(apart, Aggregated(unique("new", payload=b"new"), unique_ttl=9))
+
+
 STEPS: dict[str, Callable[[RDB], Awaitable[object]]] = {
     "check_and_enqueue": lambda rdb: rdb.check_and_enqueue("q"),
     "dequeue": lambda rdb: rdb.dequeue("q", count=9, owner="new"),
@@ -191,6 +198,11 @@ STEPS: dict[str, Callable[[RDB], Awaitable[object]]] = {
     "list_lease_expired": lambda rdb: rdb.list_lease_expired("q"),
     "repair": lambda rdb: rdb.repair("q"),
     "delete_expired_completed": lambda rdb: rdb.delete_expired_completed("q"),
+    "list_groups": lambda rdb: rdb.list_groups("q"),
+    "aggregation_check": lambda rdb: rdb.aggregation_check("q", "ripe", "s", grace=1.0),
+    "aggregate": _aggregate,
+    "delete_aggregation_set": lambda rdb: rdb.delete_aggregation_set("q", "g", "deleted"),
+    "return_aggregation_set": lambda rdb: rdb.return_aggregation_set("q", "g", "back"),
     "next_due": lambda rdb: rdb.next_due("q"),
     "wait_rank": lambda rdb: rdb.wait_rank("q", "me", ttl=9),
     "leave_line": lambda rdb: rdb.leave_line("q", "me"),
@@ -210,12 +222,15 @@ async def _furnish(admin: Redis) -> None:
         retry={"due again": 1.0, "grouped": 1.0},
         archived={"old": 4e9},
         completed={"over": 1.0},
+        groups={"ripe": {"r": 1.0}, "g:made": {"m": 1.0}, "g:deleted": {"d": 1.0}, "g:back": {"b": 1.0}},
+        aggregation_sets={"g:made": 4e9, "g:deleted": 4e9, "g:back": 4e9},
         tasks={
+            "m": {"msg": unique("m", payload=b"m", group_key="g")},
             "gone": None,
             "grouped": {"group": "g"},
             **{name: {"msg": _held(name).msg, "owner": "owner", "unique_key": _held(name).lock} for name in held},
         },
-        locks={_held(name).lock: name for name in held},
+        locks={_held(name).lock: name for name in held} | {unique("m", payload=b"m").unique_key: "m"},
     )
     await state.write(admin, "q")
 
@@ -342,4 +357,7 @@ async def _found(rdb: RDB) -> set[str]:
     found = {*await client.lrange(keys.pending("q"), 0, -1), *await client.lrange(keys.active("q"), 0, -1)}
     for place in (keys.scheduled, keys.retry, keys.archived, keys.completed):
         found |= {*await client.zrange(place("q"), 0, -1)}
+    groups = [keys.group("q", name) for name in await rdb.list_groups("q")]
+    for place in (*groups, *await client.zrange(keys.aggregation_sets("q"), 0, -1)):
+        found |= {*await client.zrange(place, 0, -1)}
     return {name.decode() for name in found if await client.exists(keys.task_prefix("q").encode() + name)}

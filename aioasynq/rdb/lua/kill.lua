@@ -1,5 +1,5 @@
 -- kill: archive tasks that failed for good, and let go of what the archive cannot hold.
--- uses: clock, receipt, may, mine, count
+-- uses: clock, receipt, may, mine, count, unlock
 --
 -- KEYS[1]   receipt   string
 -- KEYS[2]   active    list
@@ -29,13 +29,6 @@ redis.call("ZCARD", KEYS[8]) -- fails here, before anything is written, when the
 may("LREM", KEYS[2], "ZREM", KEYS[3], "ZADD", KEYS[8], "HSET", KEYS[9], "HDEL", KEYS[9], "DEL", KEYS[9])
 may("HGET", KEYS[9], "INCRBY", KEYS[4], "EXPIREAT", KEYS[5], "SET", KEYS[1])
 may("ZRANGEBYSCORE", KEYS[8], "ZRANGE", KEYS[8])
-
--- Free the lock that a task names, if it holds it. What names it may be junk, and then it is no lock.
-local function unlock(lock, id)
-  if type(lock) == "string" and redis.pcall("GET", lock) == id then
-    redis.call("DEL", lock)
-  end
-end
 
 local now = clock(ARGV[2])
 local answers, settled, key = {}, 0, 9
