@@ -1,5 +1,5 @@
 -- done: forget tasks that succeeded.
--- uses: clock, receipt, may, mine, count
+-- uses: clock, receipt, may, mine, leases, count
 --
 -- KEYS[1]   receipt   string
 -- KEYS[2]   active    list
@@ -19,7 +19,8 @@ if before then
 end
 may("LREM", KEYS[2], "ZREM", KEYS[3], "DEL", KEYS[6], "INCRBY", KEYS[4], "EXPIREAT", KEYS[5], "SET", KEYS[1])
 local now = clock(ARGV[2])
-local answers, settled, key = {}, 0, 6
+local leases, gone = leases_of(KEYS[3], 3, 3), {}
+local answers, doomed, key = {}, {}, 6
 for i = 3, #ARGV, 3 do
   local id, task, unique = ARGV[i], KEYS[key], nil
   key = key + 1
@@ -27,21 +28,23 @@ for i = 3, #ARGV, 3 do
     unique = KEYS[key]
     key = key + 1
   end
-  if mine(task, redis.call("ZSCORE", KEYS[3], id), ARGV[i + 1]) then
-    redis.call("LREM", KEYS[2], 0, id)
-    redis.call("ZREM", KEYS[3], id)
-    redis.call("DEL", task)
+  if mine(task, leases[id], ARGV[i + 1]) then
+    redis.call("LREM", KEYS[2], -1, id) -- the oldest stand last; what is there twice is a matter for repair
+    leases[id] = false
+    gone[#gone + 1] = id
+    doomed[#doomed + 1] = task
     if unique and redis.pcall("GET", unique) == id then
-      redis.call("DEL", unique)
+      doomed[#doomed + 1] = unique
     end
-    settled = settled + 1
     answers[#answers + 1] = 1
   else
     answers[#answers + 1] = 0
   end
 end
-if settled == 0 then
+if #gone == 0 then
   return answers
 end
-count(KEYS[4], KEYS[5], settled, now)
+redis.call("ZREM", KEYS[3], unpack(gone))
+redis.call("DEL", unpack(doomed))
+count(KEYS[4], KEYS[5], #gone, now)
 return remember(KEYS[1], ARGV[1], answers)

@@ -1,5 +1,5 @@
 -- mark_as_complete: keep tasks that succeeded for their retention.
--- uses: clock, receipt, may, mine, count
+-- uses: clock, receipt, may, mine, leases, count
 --
 -- KEYS[1]   receipt    string
 -- KEYS[2]   active     list
@@ -23,7 +23,8 @@ redis.call("ZCARD", KEYS[6]) -- fails here, before anything is written, when the
 may("LREM", KEYS[2], "ZREM", KEYS[3], "ZADD", KEYS[6], "HSET", KEYS[7], "HDEL", KEYS[7], "DEL", KEYS[7])
 may("INCRBY", KEYS[4], "EXPIREAT", KEYS[5], "SET", KEYS[1])
 local now = clock(ARGV[2])
-local answers, settled, key = {}, 0, 7
+local leases, gone = leases_of(KEYS[3], 3, 7), {}
+local answers, key = {}, 7
 for i = 3, #ARGV, 7 do
   local id, task, unique = ARGV[i], KEYS[key], nil
   key = key + 1
@@ -31,9 +32,10 @@ for i = 3, #ARGV, 7 do
     unique = KEYS[key]
     key = key + 1
   end
-  if mine(task, redis.call("ZSCORE", KEYS[3], id), ARGV[i + 1]) then
-    redis.call("LREM", KEYS[2], 0, id)
-    redis.call("ZREM", KEYS[3], id)
+  if mine(task, leases[id], ARGV[i + 1]) then
+    redis.call("LREM", KEYS[2], -1, id) -- the oldest stand last; what is there twice is a matter for repair
+    leases[id] = false
+    gone[#gone + 1] = id
     redis.call("ZADD", KEYS[6], math.floor(now) + tonumber(ARGV[i + 4]), id)
     redis.call("HSET", task, "msg", ARGV[i + 3], "state", "completed")
     if ARGV[i + 5] == "1" then
@@ -43,14 +45,14 @@ for i = 3, #ARGV, 7 do
     if unique and redis.pcall("GET", unique) == id then
       redis.call("DEL", unique)
     end
-    settled = settled + 1
     answers[#answers + 1] = 1
   else
     answers[#answers + 1] = 0
   end
 end
-if settled == 0 then
+if #gone == 0 then
   return answers
 end
-count(KEYS[4], KEYS[5], settled, now)
+redis.call("ZREM", KEYS[3], unpack(gone))
+count(KEYS[4], KEYS[5], #gone, now)
 return remember(KEYS[1], ARGV[1], answers)
