@@ -157,7 +157,7 @@ class Operations:
             BrokerError: Redis could not be reached in time, or answered with an error.
         """
         failed: Exception | None = None
-        size = sum(len(word) for word in args if isinstance(word, bytes | str))
+        size = sum([len(word) for word in args if isinstance(word, (bytes, str))])
         end = asyncio.get_running_loop().time() + self._timeout + size / SLOWEST
         shares = size <= MAX_BATCH_BYTES  # a larger call would keep all others waiting on a slow link
         execute = self.command if shares else self._redis.execute_command

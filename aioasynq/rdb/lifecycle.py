@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 from aioasynq import keys
@@ -401,7 +402,7 @@ class Lifecycle(Operations):
         answers = await self._run(
             script,
             (keys.receipt(queue, receipt.caller), keys.active(queue), keys.lease(queue), *places, *task_keys),
-            (receipt.number, *((self.clock_argument(),) if now else ()), *(arg for some in args for arg in some)),
+            (receipt.number, *((self.clock_argument(),) if now else ()), *chain.from_iterable(args)),
         )
         return [answer == 1 for answer in answers]
 

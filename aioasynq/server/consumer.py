@@ -319,7 +319,6 @@ class Consumers:
             self._counts.lost += 1
             log.warning("%s is not ours any more; what it did is not recorded", _name(running))
         self._held.discard(running)
-        self._on_free()
 
 
 def _report(running: Running, error: BaseException, result: Outcome) -> None:

@@ -1,14 +1,15 @@
 """Fetcher: asks for as many tasks as there are free consumers, and waits for work without polling.
 
 Each queue is either awake, so that it is asked for tasks, or asleep: found empty, and watched by a waiting connection,
-or looked at once a second. A batch grows with success (1, 2, 4, …) and falls back to 1 when its queue runs dry, so that
-few tasks spread over many workers and many come in large batches.
+or looked at once a second. A batch grows with success (1, 2, 4, … up to a third of the places) and falls back to 1 when
+its queue runs dry, so that few tasks spread over many workers and many come in large batches.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_FETCH = 128  #: tasks in one fetch
+WHOLE_FETCH = 16  #: tasks in one fetch that may be for all places; a larger one is for a third of them at most
 MAX_WAITS = 4  #: queues that are waited for; the others are looked at
 MAX_RANK = 2  #: idle servers that wait for a queue; the others look, or every push would wake them all
 LOOK_INTERVAL = 1.0  #: seconds between two looks at a queue that is not waited for
@@ -102,6 +104,8 @@ class Fetcher:
         self._weights = config.weights
         self._queues = {queue: _Queue(queue, name, WaitingConnection(rdb, queue)) for queue in self._weights}
         self._order = in_priority_order(self._weights)
+        # Not for all places at once: while some handlers run, Redis gets the tasks for the others ready.
+        self._max_fetch = min(MAX_FETCH, max(WHOLE_FETCH, math.ceil(config.concurrency / 3)))
         self._fetch_number = 0
         self._wake = asyncio.Event()
         self._stopping = False
@@ -206,7 +210,7 @@ class Fetcher:
         elif batch.dry:
             self._sleep(state)
         elif len(batch.tasks) >= count:
-            state.limit = min(state.limit * 2, MAX_FETCH)
+            state.limit = min(state.limit * 2, self._max_fetch)
         await self._deal(state, batch, asked)
 
     async def _until_answered(self, state: _Queue, count: int) -> Batch:

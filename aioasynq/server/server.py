@@ -319,7 +319,7 @@ class _Engine:
         self.consumers = Consumers(
             rdb, config, server.mux, self.held, self.pulse, self.threads.run, self._on_free, contact.counts
         )
-        self.settler = Settler(rdb, config, contact, server.name, self.consumers.settled, self._on_retry)
+        self.settler = Settler(rdb, config, contact, server.name, self.consumers.settled, self._on_free, self._on_retry)
         self.consumers.settle_with(self.settler)
         self.fetcher = Fetcher(rdb, config, contact, self.consumers, self.settler, server.name, server.began)
         self.scheduler = SchedulerLoop(rdb, tuple(config.queues), contact, self.fetcher.announce)

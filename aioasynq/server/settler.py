@@ -40,6 +40,7 @@ class _TooLargeError(Exception):
 class _Waiting(NamedTuple):
     outcome: Outcome
     running: Running | None
+    size: int
 
 
 class _Lane:
@@ -61,6 +62,7 @@ class Settler:
     Args:
         name: of the server; callers of receipts are named after it.
         on_settled: called with what was held, and whether it was still ours, once Redis has answered.
+        on_written: called when outcomes were written.
         on_retry: called with the seconds until the next try of a task that was written.
     """
 
@@ -71,6 +73,7 @@ class Settler:
         contact: Contact,
         name: str,
         on_settled: Callable[[Running, bool], None],
+        on_written: Callable[[], None],
         on_retry: Callable[[float], None],
     ) -> None:
         self._rdb = rdb
@@ -78,6 +81,7 @@ class Settler:
         self._contact = contact
         self._name = name
         self._on_settled = on_settled
+        self._on_written = on_written
         self._on_retry = on_retry
         self._lanes: dict[tuple[str, type[Outcome]], _Lane] = {}
         self._idle = asyncio.Event()
@@ -99,14 +103,15 @@ class Settler:
             lane = self._open_lane(queue, kind)
         self.unsettled += 1
         self.of_queue[queue] += 1
-        if _size(outcome) > MAX_BATCH_BYTES:
+        waiting = _waiting(outcome, running)
+        if waiting.size > MAX_BATCH_BYTES:
             self._idle.clear()
             # Redis may not take it at all, and then it must hold up no other.
-            task = asyncio.get_running_loop().create_task(self._big_one(lane, _Waiting(outcome, running)))
+            task = asyncio.get_running_loop().create_task(self._big_one(lane, waiting))
             self._big.add(task)
             task.add_done_callback(self._big.discard)
             return
-        lane.waiting.append(_Waiting(outcome, running))
+        lane.waiting.append(waiting)
         if lane.task is None:
             self._idle.clear()
             # Nobody but us holds this task, so no cancellation from outside can tear a write.
@@ -163,6 +168,7 @@ class Settler:
 
     async def _empty(self, lane: _Lane) -> None:
         try:
+            await asyncio.sleep(0)  # so that the fetch for the places that are free now is written first
             while lane.waiting:
                 batch = _take(lane.waiting)
                 try:
@@ -192,6 +198,7 @@ class Settler:
                 self._on_retry(waiting.outcome.delay)
             if waiting.running is not None:
                 self._on_settled(waiting.running, still_ours)
+        self._on_written()
 
     async def _until_answered(
         self, lane: _Lane, write: Write, batch: Sequence[_Waiting], receipt: Receipt
@@ -239,9 +246,13 @@ class Settler:
                 "the outcome of task %s of queue %s cannot be written; archiving it", leased.shown, leased.queue
             )
             bare = Leased(leased.queue, leased.id, None, leased.guard)
-            killed = Killed(bare, f"outcome could not be written: {error_text(exc)}")
+            killed = _waiting(Killed(bare, f"outcome could not be written: {error_text(exc)}"), None)
             kill = self._lanes.get((leased.queue, Killed)) or self._open_lane(leased.queue, Killed)
-            return (await self._until_answered(kill, kill.write, [_Waiting(killed, None)], _only_one()))[0]
+            return (await self._until_answered(kill, kill.write, [killed], _only_one()))[0]
+
+
+def _waiting(outcome: Outcome, running: Running | None) -> _Waiting:
+    return _Waiting(outcome, running, _size(outcome))
 
 
 def _take(waiting: deque[_Waiting]) -> list[_Waiting]:
@@ -249,7 +260,7 @@ def _take(waiting: deque[_Waiting]) -> list[_Waiting]:
     batch: list[_Waiting] = []
     size = 0
     while waiting and len(batch) < MAX_BATCH:
-        size += _size(waiting[0].outcome)
+        size += waiting[0].size
         if batch and size > MAX_BATCH_BYTES:
             break
         batch.append(waiting.popleft())
@@ -262,7 +273,7 @@ def _only_one() -> Receipt:
 
 def _size(outcome: Outcome) -> int:
     """About how many bytes it takes to write it."""
-    if isinstance(outcome, Done | Requeued):
+    if isinstance(outcome, (Done, Requeued)):
         return 0
     msg = outcome.leased.msg
     size = msg.size if msg is not None else 0

@@ -1,4 +1,5 @@
--- leases: the leases of tasks, each a score as text or false, by their ids: one in every *step* arguments, from *first*.
+-- leases: the leases of tasks by their ids, each a score as text, or false. The ids are one in every *step* arguments,
+-- from *first* on.
 local function leases_of(key, first, step)
   local ids, by_id = {}, {}
   for i = first, #ARGV, step do
