@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Mapping
 from functools import partial
@@ -36,12 +37,14 @@ class Processes(Operations):
         """
         server, tasks = _keys_of(info)
         expiry = await self._expiry(ttl)
-        for index, member in ((keys.servers(), server), (keys.workers(), tasks)):
-            await self._plain("ZADD", partial(self.command, "ZADD", index, expiry, member), writes=True)
         args: list[Arg] = [ttl, encode_server(info), 0 if workers is None else 1]
         for task_id, worker in (workers or {}).items():
             args += (task_id, encode_worker(worker))
-        await self._run(_WRITE_PROCESS_INFO, (server, tasks), args)
+        await asyncio.gather(  # three slots of a Cluster; else one round trip
+            self._plain("ZADD", partial(self.command, "ZADD", keys.servers(), expiry, server), writes=True),
+            self._plain("ZADD", partial(self.command, "ZADD", keys.workers(), expiry, tasks), writes=True),
+            self._run(_WRITE_PROCESS_INFO, (server, tasks), args),
+        )
 
     async def read_process_info(self) -> list[tuple[ServerInfo, dict[str, WorkerInfo]]]:
         """What the living servers said about themselves and their running tasks, by task id.

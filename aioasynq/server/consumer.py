@@ -98,6 +98,7 @@ class Consumers:
         deadline = msg.effective_deadline(now)
         running = Running(leased, msg, now, deadline, self._pulse.lost)
         self._held.add(running)
+        self._pulse.quicken()
         self.busy += 1
         if deadline <= now and msg.deadline:
             running.why = Why.DEADLINE  # over before it began: its handler is not called, as in Go

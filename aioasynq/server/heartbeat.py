@@ -7,6 +7,7 @@ loses no leases, and its neighbours are not run twice.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 import threading
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BLOCKED = 3.0  #: seconds the loop may stand still before that is logged
-LOOK_INTERVAL = 1.0  #: seconds between two looks at the loop
+LOOK_INTERVAL = 1.0  #: seconds between two looks at the loop while tasks are held; else a look a beat will do
 FAREWELL_LIMIT = 1.0  #: seconds that Redis may take to answer once the server ends
 OVERDUE_GRACE = 10.0  #: seconds past its end, and its grace, after which a handler that blocks the loop loses its lease
 MAX_PAYLOAD = 1024  #: bytes of a payload that are shown of a running task
@@ -66,7 +67,8 @@ class Heartbeat:
         self._server_thread = threading.get_ident()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
-        self._now: asyncio.Event | None = None
+        self._told: asyncio.Event | None = None  #: something, so that a sleep is over
+        self._now = False  #: to beat at once
         self._begun = threading.Event()
         self._over = asyncio.Event()  #: of the server's loop
         self._thread = threading.Thread(target=self._main, name="aioasynq-heartbeat", daemon=True)
@@ -79,11 +81,13 @@ class Heartbeat:
 
     def beat_now(self) -> None:
         """Beat at once, since what there is to tell has changed."""
-        self._tell(lambda: self._now)
+        self._now = True
+        self._tell(lambda: self._told)
 
     async def stop(self) -> None:
         """Take back what was told, and end."""
         self._tell(lambda: self._stop)
+        self._tell(lambda: self._told)
         try:
             async with asyncio.timeout(3 * FAREWELL_LIMIT):
                 await self._over.wait()  # not a join in the executor, whose threads may all be the handlers'
@@ -119,7 +123,7 @@ class Heartbeat:
                 log.debug("the server's loop was closed before its heartbeat ended")
 
     async def _beat(self) -> None:
-        self._stop, self._now = asyncio.Event(), asyncio.Event()
+        self._stop, self._told = asyncio.Event(), asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._begun.set()
         rdb = self._parent.twin()
@@ -127,23 +131,24 @@ class Heartbeat:
             next_beat = 0.0
             while not self._stop.is_set():
                 self._look_at_loop()
-                if time.monotonic() >= next_beat or self._now.is_set():
-                    self._now.clear()
+                if time.monotonic() >= next_beat or self._now:
+                    self._now = False
                     next_beat = time.monotonic() + (
                         self._config.beat if await self._unless_stopped(rdb) else LOOK_INTERVAL
                     )
-                await self._sleep(min(LOOK_INTERVAL, max(0.0, next_beat - time.monotonic())))
+                left = max(0.0, next_beat - time.monotonic())
+                await self._sleep(min(left, LOOK_INTERVAL) if self._held else left)
             await self._farewell(rdb)
         finally:
             rdb.abort()
             await rdb.aclose()
 
     async def _sleep(self, seconds: float) -> None:
-        assert self._stop is not None and self._now is not None  # noqa: S101, PT018 - made before the first sleep
-        waits = {asyncio.ensure_future(self._stop.wait()), asyncio.ensure_future(self._now.wait())}
-        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
+        assert self._told is not None  # noqa: S101 - made before the first sleep
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._told.wait()
+        self._told.clear()
 
     async def _unless_stopped(self, rdb: RDB) -> bool:
         """One beat, which is given up when Redis does not answer and the server ends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import defaultdict
@@ -44,8 +45,10 @@ class Recovery:
             return
         for queue in self._queues:
             try:
-                await self._repair(queue)
-                await self._recover(await self._rdb.list_lease_expired(queue, ours=OUR_SLACK, theirs=THEIR_SLACK))
+                expired, _ = await asyncio.gather(
+                    self._rdb.list_lease_expired(queue, ours=OUR_SLACK, theirs=THEIR_SLACK), self._repair(queue)
+                )
+                await self._recover(expired)
             except BrokerError as exc:
                 if not exc.answered:
                     raise

@@ -63,13 +63,16 @@ class Pulse:
     """Whether the event loop moves, and for how long in all it has stood still.
 
     The loop beats it; the heartbeat's thread looks. A handler that blocks the loop takes time from all others, so
-    their timeouts are extended by what they lost.
+    their timeouts are extended by what they lost. Without tasks it beats slowly: an idle process is left to sleep.
     """
 
     INTERVAL = 0.5  #: seconds between two beats
+    IDLE_INTERVAL = 5.0  #: the same while no task is held
     SLACK = 0.5  #: seconds a beat may be late before that counts as standing still
 
-    def __init__(self) -> None:
+    def __init__(self, held: Held) -> None:
+        self._held = held
+        self._interval = self.INTERVAL
         self.last = time.monotonic()
         self.lost = 0.0  #: seconds the loop has stood still, in all
         self._timer: asyncio.TimerHandle | None = None
@@ -84,14 +87,21 @@ class Pulse:
         if self._timer is not None:
             self._timer.cancel()
 
+    def quicken(self) -> None:
+        """A task has come: its time is watched closely."""
+        if self._interval != self.INTERVAL:
+            self.stop()
+            self._beat()
+
     def _beat(self) -> None:
         self.look()
-        self._timer = asyncio.get_running_loop().call_later(self.INTERVAL, self._beat)
+        self._interval = self.INTERVAL if self._held else self.IDLE_INTERVAL
+        self._timer = asyncio.get_running_loop().call_later(self._interval, self._beat)
 
     def look(self) -> float:
         """Note the time since the last beat, and return the time lost in all. Called on the loop only."""
         now = time.monotonic()
-        late = now - self.last - self.INTERVAL
+        late = now - self.last - self._interval
         if late > self.SLACK:
             self.lost += late
         self.last = now
@@ -99,7 +109,7 @@ class Pulse:
 
     def standing(self) -> float:
         """Seconds the loop has stood still by now; for other threads."""
-        return max(0.0, time.monotonic() - self.last - self.INTERVAL)
+        return max(0.0, time.monotonic() - self.last - self._interval)
 
 
 def named(some: Sequence[Running]) -> str:

@@ -314,7 +314,7 @@ class _Engine:
         self._contact = contact
         self._ended = asyncio.Event()
         self.held = Held()
-        self.pulse = Pulse()
+        self.pulse = Pulse(self.held)
         self.threads = Threads(config.max_threads)
         self.consumers = Consumers(
             rdb, config, server.mux, self.held, self.pulse, self.threads.run, self._on_free, contact.counts
