@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_FETCH = 128  #: tasks in one fetch
-WHOLE_FETCH = 16  #: tasks in one fetch that may be for all places; a larger one is for a third of them at most
+NEAR = 0.003  #: seconds the quickest fetch takes at most when Redis is near; else round trips are what costs time
 MAX_WAITS = 4  #: queues that are waited for; the others are looked at
 MAX_RANK = 2  #: idle servers that wait for a queue; the others look, or every push would wake them all
 LOOK_INTERVAL = 1.0  #: seconds between two looks at a queue that is not waited for
@@ -104,8 +104,8 @@ class Fetcher:
         self._weights = config.weights
         self._queues = {queue: _Queue(queue, name, WaitingConnection(rdb, queue)) for queue in self._weights}
         self._order = in_priority_order(self._weights)
-        # Not for all places at once: while some handlers run, Redis gets the tasks for the others ready.
-        self._max_fetch = min(MAX_FETCH, max(WHOLE_FETCH, math.ceil(config.concurrency / 3)))
+        self._third = math.ceil(config.concurrency / 3)
+        self._quickest = math.inf  #: fetch of this round, seconds
         self._fetch_number = 0
         self._wake = asyncio.Event()
         self._stopping = False
@@ -166,10 +166,21 @@ class Fetcher:
         return sum(state.riding for state in self._queues.values())
 
     async def _round(self, places: int, awake: list[_Queue]) -> None:
+        """Ask once: a queue for each place, drawn by weight and chance.
+
+        When Redis is near, a round is for a third of all places at most, and for one queue: while some handlers run,
+        Redis gets the tasks of others ready, and no fetch waits for one of another queue.
+        """
+        is_near, self._quickest = self._quickest < NEAR, math.inf
+        if is_near:
+            places = min(places, self._third)
         if self._config.strict_priority:
             await self._strict_round(places)
         elif len(awake) == 1:
             await self._fetch(awake[0], places)
+        elif is_near:
+            (state,) = self._random.choices(awake, [self._weights[state.name] for state in awake])
+            await self._fetch(state, places)
         else:
             counts = draw({state.name: self._weights[state.name] for state in awake}, places, self._random)
             await asyncio.gather(*(self._fetch(self._queues[queue], count) for queue, count in counts.items() if count))
@@ -185,7 +196,7 @@ class Fetcher:
             await self._fetch(state, places)
             if state.awake or self._stopping:
                 return
-            places = self._places()
+            places = min(places, self._places())
             if places <= 0:
                 return
 
@@ -204,13 +215,14 @@ class Fetcher:
             self._look_later(state, self._contact.lost(exc))
             return
         self._contact.made()
+        self._quickest = min(self._quickest, time.monotonic() - asked)
         if batch.paused:
             self._sleep(state)
             self._look_later(state)
         elif batch.dry:
             self._sleep(state)
         elif len(batch.tasks) >= count:
-            state.limit = min(state.limit * 2, self._max_fetch)
+            state.limit = min(state.limit * 2, MAX_FETCH)
         await self._deal(state, batch, asked)
 
     async def _until_answered(self, state: _Queue, count: int) -> Batch:
