@@ -32,13 +32,14 @@ from redis.exceptions import (
 
 from aioasynq.errors import BrokerError, BrokerRefusedError
 from aioasynq.rdb.connection import AnyRedis, Link, connection_for, hint, open_link
-from aioasynq.rdb.pipe import SLOWEST, Pipe
+from aioasynq.rdb.pipe import SLOWEST, OnReply, Pipe, pack
 from aioasynq.rdb.script import Script
 
 OPERATION_TIMEOUT = 5.0  #: seconds an operation may take, repeats included; shorter than a receipt's life of 60 s
 ATTEMPT_TIMEOUT = 2.0  #: seconds after which one attempt is given up and repeated on another connection
 MAX_BATCH = 256  #: tasks in one script: a script holds Redis up while it runs
 MAX_BATCH_BYTES = 1 << 20  #: bytes of messages in one script, unless a single task is larger
+MAX_SHARED = MAX_BATCH_BYTES + (1 << 17)  #: bytes of a call on the connection that calls share: a batch with its keys
 
 Arg = str | bytes | int | float
 T = TypeVar("T")
@@ -156,19 +157,80 @@ class Operations:
             BrokerRefusedError: Redis refuses this user or this password.
             BrokerError: Redis could not be reached in time, or answered with an error.
         """
-        failed: Exception | None = None
-        size = sum([len(word) for word in args if isinstance(word, (bytes, str))])
-        end = asyncio.get_running_loop().time() + self._timeout + size / SLOWEST
-        shares = size <= MAX_BATCH_BYTES  # a larger call would keep all others waiting on a slow link
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def on_answer(reply: Any) -> None:
+            if not answer.done():
+                _answer(answer, reply)
+            elif orphaned is not None and not isinstance(reply, BaseException):
+                self._own(_give(reply, orphaned))
+
+        self._start(script, keys, args, on_answer, writes=writes, repeated=repeated)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            # Perhaps the answer came just before.
+            if answer.done() and not answer.cancelled() and answer.exception() is None and orphaned is not None:
+                self._own(_give(answer.result(), orphaned))
+            raise
+
+    def _start(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Arg],
+        on_answer: OnReply,
+        *,
+        writes: bool = True,
+        repeated: Sequence[Arg] | None = None,
+    ) -> None:
+        """The same for one who does not wait: *on_answer* gets the answer, or the exception in its place.
+
+        The common case costs no task: what is written at once cannot be torn, and its reply finds its way.
+
+        Raises:
+            BrokerError: this connection to Redis is closed.
+        """
+        first: tuple[Arg, ...] = ("EVALSHA", script.sha, len(keys), *keys, *args)
+        try:
+            packed = pack(first)
+        except UnicodeEncodeError:  # an id that is no text: it came out of Redis escaped, and goes back as it was
+            packed = pack(tuple(_unescaped(word) for word in first))
+        end = asyncio.get_running_loop().time() + self._timeout + len(packed) / SLOWEST
+        shares = len(packed) <= MAX_SHARED  # a larger call would keep all others waiting on a slow link
+
+        def go_on(failed: Exception | None) -> None:
+            """In a task of its own; after a first attempt that *failed*."""
+            again = args if failed is None or repeated is None else repeated
+            call = self._attempts(script, keys, again, args if repeated is None else repeated, shares=shares)
+            work = self._repeat(script.name, call, end, writes=writes, attempt=math.inf, failed=failed)
+            self._own(_tell(work, on_answer))
+
+        def on_reply(reply: Any) -> None:
+            if isinstance(reply, Exception):
+                go_on(reply)
+            else:
+                on_answer(reply)
+
+        if shares and self._pipe is not None and self._pipe.is_usable:
+            self._pipe.send(packed, on_reply)
+        else:
+            self._check_open(script.name)
+            go_on(None)
+
+    def _attempts(
+        self, script: Script, keys: Sequence[str], args: Sequence[Arg], repeated: Sequence[Arg], *, shares: bool
+    ) -> Callable[[], Awaitable[Any]]:
+        """A call to be made until it passes: once with *args*, then with *repeated*."""
         execute = self.command if shares else self._redis.execute_command
-        sent = args
+        next_args = args
 
         async def call() -> Any:
-            nonlocal sent
-            now, sent = sent, args if repeated is None else repeated
+            nonlocal next_args
+            now, next_args = next_args, repeated
             try:
                 return await send((*keys, *now))
-            except UnicodeEncodeError:  # an id that is no text: it came out of Redis escaped, and goes back as it was
+            except UnicodeEncodeError:  # as in _start
                 return await send([_unescaped(word) for word in (*keys, *now)])
 
         async def send(words: Sequence[Arg]) -> Any:
@@ -177,61 +239,7 @@ class Operations:
             except NoScriptError:
                 return await execute("EVAL", script.text, len(keys), *words)
 
-        def again(failed: Exception) -> Coroutine[Any, Any, Any]:
-            return self._repeat(script.name, call, end, writes=writes, failed=failed)
-
-        if shares and self._pipe is not None and self._pipe.is_usable:
-            # The common case costs no task: what is written at once cannot be torn, and its reply finds its way.
-            try:
-                answer = self._send(self._pipe, ("EVALSHA", script.sha, len(keys), *keys, *args), again, orphaned)
-                sent = args if repeated is None else repeated
-                try:
-                    return await answer
-                except asyncio.CancelledError:
-                    if answer.done() and not answer.cancelled():  # the reply came just before
-                        self._forsaken(answer.exception() or answer.result(), again, orphaned)
-                    raise
-            except UnicodeEncodeError:
-                pass
-            except Exception as exc:  # noqa: BLE001 - _repeat judges it
-                failed = exc
-        return await self._plain(
-            script.name, call, writes=writes, end=end, attempt=math.inf, failed=failed, orphaned=orphaned
-        )
-
-    def _send(
-        self,
-        pipe: Pipe,
-        words: Sequence[Arg],
-        again: Callable[[Exception], Coroutine[Any, Any, Any]],
-        orphaned: Callable[[Any], Awaitable[object]] | None,
-    ) -> asyncio.Future[Any]:
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def on_reply(reply: Any) -> None:
-            if isinstance(reply, asyncio.CancelledError):
-                answer.cancel()
-            elif not answer.done():
-                _answer(answer, reply)
-            else:
-                self._forsaken(reply, again, orphaned)
-
-        pipe.send(words, on_reply)
-        return answer
-
-    def _forsaken(
-        self,
-        reply: Any,
-        again: Callable[[Exception], Coroutine[Any, Any, Any]],
-        orphaned: Callable[[Any], Awaitable[object]] | None,
-    ) -> None:
-        """Do what is left to do with a reply for which nobody waits any more."""
-        if isinstance(reply, Exception):  # it runs to its end all the same
-            task = self._own(again(reply))
-            if orphaned is not None:
-                self._own(_hand_over(task, orphaned))
-        elif orphaned is not None:
-            self._own(_give(reply, orphaned))
+        return call
 
     async def command(self, *words: Arg, **options: Any) -> Any:
         """One attempt at a command, on the connection that calls share where there is one; the reply as it comes.
@@ -242,7 +250,7 @@ class Operations:
         if pipe is None:
             return await self._redis.execute_command(*words, **options)
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        pipe.send(words, lambda reply: None if answer.done() else _answer(answer, reply))
+        pipe.send(pack(words), lambda reply: None if answer.done() else _answer(answer, reply))
         return await answer
 
     async def _line(self) -> Pipe | None:
@@ -273,31 +281,23 @@ class Operations:
         *,
         writes: bool = False,
         timeout: float | None = None,
-        end: float | None = None,
-        attempt: float = ATTEMPT_TIMEOUT,
-        failed: Exception | None = None,
-        orphaned: Callable[[T], Awaitable[object]] | None = None,
     ) -> T:
         """The same for a plain command, which must bear to be repeated too.
 
-        *timeout* is the operation's, in seconds, or *end* by the loop's clock; *attempt* that of one attempt; *failed*
-        is what a first attempt ended with.
+        *timeout* is the operation's, in seconds.
 
         It runs in a task of its own, which nobody outside holds: ``task.cancel()``, ``asyncio.timeout`` and
         ``wait_for`` cut through any shield that is only a scope, and a reply that nobody reads strands the tasks it
         names.
         """
+        self._check_open(what)
+        end = asyncio.get_running_loop().time() + (self._timeout if timeout is None else timeout)
+        task = self._own(self._repeat(what, call, end, writes=writes))
+        return await asyncio.shield(task)
+
+    def _check_open(self, what: str) -> None:
         if self._closed:  # or a client that was closed would open a connection that nobody closes
             raise BrokerError(f"{what} failed on {self.address}: this connection to Redis is closed")
-        if end is None:
-            end = asyncio.get_running_loop().time() + (self._timeout if timeout is None else timeout)
-        task = self._own(self._repeat(what, call, end, writes=writes, attempt=attempt, failed=failed))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if orphaned is not None:
-                self._own(_hand_over(task, orphaned))
-            raise
 
     def _own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
@@ -414,7 +414,7 @@ class Operations:
         pipe: Pipe | None = getattr(self, "_pipe", None)
         if pipe is not None and pipe.is_open:
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                pipe.close()
+                pipe.close(asyncio.CancelledError())
 
     async def _close(self) -> None:
         await self.settled()
@@ -438,10 +438,17 @@ async def _give(reply: T, to: Callable[[T], Awaitable[object]]) -> None:
     await to(reply)
 
 
-async def _hand_over(task: asyncio.Task[T], to: Callable[[T], Awaitable[object]]) -> None:
-    await asyncio.wait({task})
-    if not task.cancelled() and task.exception() is None:
-        await to(task.result())
+async def _tell(work: Coroutine[Any, Any, object], on_answer: OnReply) -> None:
+    """Await *work*, and hand over what comes of it."""
+    try:
+        answer = await work
+    except asyncio.CancelledError as exc:
+        on_answer(exc)
+        raise
+    except Exception as exc:  # noqa: BLE001 - whoever waits judges it
+        on_answer(exc)
+    else:
+        on_answer(answer)
 
 
 def _unescaped(word: Arg) -> Arg:

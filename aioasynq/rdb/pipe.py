@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import hiredis
@@ -57,6 +57,16 @@ def _error(text: str) -> Exception:
     return _ERRORS[code](rest) if code in _ERRORS else ResponseError(text)
 
 
+def pack(words: tuple[Word, ...]) -> bytes:
+    """A command as Redis reads it.
+
+    Raises:
+        UnicodeEncodeError: a word is no text.
+    """
+    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub forgets bytes
+    return packed
+
+
 class Pipe(asyncio.Protocol):
     """One connection. It lives until it breaks, is silent for too long, or is closed; then another is made.
 
@@ -96,16 +106,16 @@ class Pipe(asyncio.Protocol):
         connection._reader = connection._writer = None  # noqa: SLF001 - it has no public way to give these away
         return cls(writer, patience)
 
-    def send(self, words: Sequence[Word], on_reply: OnReply) -> None:
-        """Write a command; *on_reply* gets the reply, or the exception in its place. It must not raise.
+    def send(self, packed: bytes, on_reply: OnReply) -> None:
+        """Write a command (see :func:`pack`); *on_reply* gets the reply, or the exception in its place.
+
+        It must not raise.
 
         Raises:
-            UnicodeEncodeError: a word is no text; nothing was written.
             redis.exceptions.ConnectionError: it is closed; nothing was written.
         """
         if not self.is_open:  # perhaps Redis closed it before its opener had its turn
             raise RedisConnectionError("lost while connecting to it")
-        packed = hiredis.pack_command(tuple(words))  # type: ignore[arg-type]  # its stub forgets bytes
         now = self._loop.time()
         self._calls.append((on_reply, now, len(packed)))
         self._unanswered += len(packed)

@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError, ReadOnlyEr
 from aioasynq import RDB, BrokerError, keys
 from aioasynq.devserver import DevServer
 from aioasynq.rdb.connection import connection_for
-from aioasynq.rdb.pipe import Pipe
+from aioasynq.rdb.pipe import Pipe, pack
 from tests.support.build import QUEUE, message
 from tests.support.proxy import Proxy
 
@@ -39,7 +39,7 @@ async def pipe(redis: Redis) -> AsyncIterator[Pipe]:
 def ask(pipe: Pipe, *words: Any) -> asyncio.Future[Any]:
     """Send, and have the reply, whatever it is."""
     answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    pipe.send(words, answer.set_result)
+    pipe.send(pack(words), answer.set_result)
     return answer
 
 

@@ -1,5 +1,5 @@
 -- add_to_group_unique: let tasks wait in their groups unless one like them holds the uniqueness lock.
--- uses: clock, receipt, may
+-- uses: clock, stored, may
 --
 -- KEYS[1]   receipt   string
 -- KEYS[2]   groups    set
@@ -11,14 +11,17 @@
 -- Returns for each task 1 when stored, 0 when its id is taken, -1 when the lock is held. Only a task that is stored
 -- takes its lock. As in Go, the hash of a grouped task does not name its lock.
 
-local before = repeated(KEYS[1], ARGV[1])
+local kept = redis.call("GET", KEYS[1])
+local before = kept and told_before(kept, ARGV[1], (#KEYS - 2) / 3)
 if before then
   return before
 end
 redis.call("SCARD", KEYS[2]) -- fails here, before anything is written, when the key is no set
-may("ZADD", KEYS[4], "HSET", KEYS[3], "SADD", KEYS[2], "SET", KEYS[5], "SET", KEYS[1])
+if not kept then -- else it could write within the last minute
+  may("ZADD", KEYS[4], "HSET", KEYS[3], "SADD", KEYS[2], "SET", KEYS[5], "SET", KEYS[1])
+end
 local now = math.floor(clock(ARGV[2]))
-local answers = {}
+local answers, refused = {}, false
 local arg = 3
 for i = 3, #KEYS, 3 do
   local task, group, unique = KEYS[i], KEYS[i + 1], KEYS[i + 2]
@@ -26,8 +29,10 @@ for i = 3, #KEYS, 3 do
   arg = arg + 4
   if redis.call("EXISTS", unique) == 1 then
     answers[#answers + 1] = -1
+    refused = true
   elseif redis.call("EXISTS", task) == 1 then
     answers[#answers + 1] = 0
+    refused = true
   else
     redis.call("ZADD", group, now, id)
     redis.call("HSET", task, "msg", msg, "state", "aggregating", "group", name)
@@ -36,4 +41,4 @@ for i = 3, #KEYS, 3 do
     answers[#answers + 1] = 1
   end
 end
-return remember(KEYS[1], ARGV[1], answers)
+return tell(KEYS[1], ARGV[1], answers, refused)

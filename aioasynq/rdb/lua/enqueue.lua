@@ -1,5 +1,5 @@
 -- enqueue: add tasks to their queue, ready to be processed.
--- uses: clock, receipt, may
+-- uses: since, stored, may
 --
 -- KEYS[1]   receipt   string
 -- KEYS[2]   pending   list
@@ -10,29 +10,32 @@
 --
 -- Returns for each task 1 when stored, 0 when its id is taken.
 
-local before = repeated(KEYS[1], ARGV[1])
+local kept = redis.call("GET", KEYS[1])
+local before = kept and told_before(kept, ARGV[1], #KEYS - 2)
 if before then
   return before
 end
-redis.call("LLEN", KEYS[2]) -- fails here, before anything is written, when the key is no list
-may("LPUSH", KEYS[2], "HSET", KEYS[3], "SET", KEYS[1])
-local since = string.format("%.0f", clock(ARGV[2]) * 1e9)
-local answers, added, seen = {}, {}, {}
+if not kept then -- else it could write within the last minute
+  may("LPUSH", KEYS[2], "HSET", KEYS[3], "SET", KEYS[1])
+end
+local pending_since = since(ARGV[2])
+local answers, added, seen, refused = {}, {}, {}, false
 for i = 3, #KEYS do
   if seen[KEYS[i]] or redis.call("EXISTS", KEYS[i]) == 1 then
     answers[#answers + 1] = 0
+    refused = true
   else
     seen[KEYS[i]] = i
     added[#added + 1] = ARGV[2 * i - 3]
     answers[#answers + 1] = 1
   end
 end
--- The list comes first: should the hash be refused, an id without a task is left, which is taken off, and no hash that
--- nobody would find.
+-- The list comes first: when it is no list, nothing is written, and should the hash be refused, an id without a task is
+-- left, which is taken off, and no hash that nobody would find.
 if #added > 0 then
   redis.call("LPUSH", KEYS[2], unpack(added))
 end
 for task, i in pairs(seen) do
-  redis.call("HSET", task, "msg", ARGV[2 * i - 2], "state", "pending", "pending_since", since)
+  redis.call("HSET", task, "msg", ARGV[2 * i - 2], "state", "pending", "pending_since", pending_since)
 end
-return remember(KEYS[1], ARGV[1], answers)
+return tell(KEYS[1], ARGV[1], answers, refused)

@@ -1,5 +1,5 @@
 -- enqueue_unique: add tasks to their queue unless one like them holds the uniqueness lock.
--- uses: clock, receipt, may
+-- uses: since, stored, may
 --
 -- KEYS[1]   receipt   string
 -- KEYS[2]   pending   list
@@ -11,14 +11,16 @@
 -- Returns for each task 1 when stored, 0 when its id is taken, -1 when the lock is held. Only a task that is stored
 -- takes its lock.
 
-local before = repeated(KEYS[1], ARGV[1])
+local kept = redis.call("GET", KEYS[1])
+local before = kept and told_before(kept, ARGV[1], (#KEYS - 2) / 2)
 if before then
   return before
 end
-redis.call("LLEN", KEYS[2]) -- fails here, before anything is written, when the key is no list
-may("LPUSH", KEYS[2], "HSET", KEYS[3], "SET", KEYS[4], "SET", KEYS[1])
-local since = string.format("%.0f", clock(ARGV[2]) * 1e9)
-local answers = {}
+if not kept then -- else it could write within the last minute
+  may("LPUSH", KEYS[2], "HSET", KEYS[3], "SET", KEYS[4], "SET", KEYS[1])
+end
+local pending_since = since(ARGV[2])
+local answers, refused = {}, false
 local arg = 3
 for i = 3, #KEYS, 2 do
   local task, unique = KEYS[i], KEYS[i + 1]
@@ -26,13 +28,15 @@ for i = 3, #KEYS, 2 do
   arg = arg + 3
   if redis.call("EXISTS", unique) == 1 then
     answers[#answers + 1] = -1
+    refused = true
   elseif redis.call("EXISTS", task) == 1 then
     answers[#answers + 1] = 0
+    refused = true
   else
     redis.call("LPUSH", KEYS[2], id) -- first, as in enqueue
-    redis.call("HSET", task, "msg", msg, "state", "pending", "pending_since", since, "unique_key", unique)
+    redis.call("HSET", task, "msg", msg, "state", "pending", "pending_since", pending_since, "unique_key", unique)
     redis.call("SET", unique, id, "EX", ttl)
     answers[#answers + 1] = 1
   end
 end
-return remember(KEYS[1], ARGV[1], answers)
+return tell(KEYS[1], ARGV[1], answers, refused)

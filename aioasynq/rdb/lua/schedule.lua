@@ -1,5 +1,5 @@
 -- schedule: keep tasks until they are due.
--- uses: clock, receipt, may
+-- uses: clock, stored, may
 --
 -- KEYS[1]   receipt    string
 -- KEYS[2]   scheduled  sorted set
@@ -10,23 +10,26 @@
 --
 -- Returns for each task 1 when stored, 0 when its id is taken.
 
-local before = repeated(KEYS[1], ARGV[1])
+local kept = redis.call("GET", KEYS[1])
+local before = kept and told_before(kept, ARGV[1], #KEYS - 2)
 if before then
   return before
 end
-redis.call("ZCARD", KEYS[2]) -- fails here, before anything is written, when the key is no sorted set
-may("ZADD", KEYS[2], "HSET", KEYS[3], "SET", KEYS[1])
+if not kept then -- else it could write within the last minute
+  may("ZADD", KEYS[2], "HSET", KEYS[3], "SET", KEYS[1])
+end
 local now = clock(ARGV[2])
-local answers = {}
+local answers, refused = {}, false
 for i = 3, #KEYS do
   local arg = 3 * i - 6
   local id, msg, when = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2]
   if redis.call("EXISTS", KEYS[i]) == 1 then
     answers[#answers + 1] = 0
+    refused = true
   else
     redis.call("ZADD", KEYS[2], due(when, now), id) -- first, as in enqueue
     redis.call("HSET", KEYS[i], "msg", msg, "state", "scheduled")
     answers[#answers + 1] = 1
   end
 end
-return remember(KEYS[1], ARGV[1], answers)
+return tell(KEYS[1], ARGV[1], answers, refused)
