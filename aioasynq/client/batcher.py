@@ -1,50 +1,98 @@
 """Batcher: what concurrent enqueues share.
 
-What arrives while a call is under way goes together in the next; a lone enqueue is one round trip with no added wait.
-Each caller gets its own answer.
+A lone enqueue is written at once. What arrives while it is under way goes together in the next call; where many arrive
+they go in full batches, a few under way at a time, so that Redis works while the next ones are made. Each caller gets
+its own answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aioasynq.errors import BrokerError
-from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, Receipt, Receipts
+from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, Receipts
 from aioasynq.rdb.lifecycle import Scheduled, ScheduledUnique, Unique
 from aioasynq.rdb.pipe import SLOWEST
 
 if TYPE_CHECKING:
-    from aioasynq.compose import Composed
-    from aioasynq.errors import TaskError
+    from aioasynq.compose import Composed, Route
+    from aioasynq.rdb.lifecycle import Stored
     from aioasynq.rdb.rdb import RDB
 
 MAX_WAITING = 10_000  #: tasks that wait to be sent; past that, enqueue itself waits
-GRACE = 0.25  #: seconds for the call under way to say itself why it failed
 MAX_WAITING_BYTES = 64 << 20  #: bytes of payloads and headers that wait to be sent
+GRACE = 0.25  #: seconds for the call under way to say itself why it failed
+CALLS = 4  #: calls of a lane under way, at most MAX_BATCH_BYTES together
+FULL = 64  #: tasks that are worth a call while another is under way
 
-Answer: TypeAlias = "asyncio.Future[TaskError | None]"
-_Entry: TypeAlias = "tuple[Composed, Answer, float]"  # the last: when it came, by the loop's clock
-Write: TypeAlias = Callable[[Sequence[Any], Receipt], Coroutine[Any, Any, "list[TaskError | None]"]]
+# A task and its bytes, which of whose answers it has, and when it came, by the loop's clock.
+_Entry: TypeAlias = "tuple[Composed, int, Answers, int, float]"
+
+
+class Answers:
+    """The answers to the tasks of one enqueue: None each, or why it was not stored.
+
+    Await :attr:`all`. Cancelling it withdraws what was not sent yet; what was sent stands.
+    """
+
+    __slots__ = ("_left", "_one_by_one", "all")
+
+    def __init__(self, count: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._left = count
+        self._one_by_one: list[Any] = [_NONE_YET] * count
+        self.all: asyncio.Future[list[Exception | None]] = loop.create_future()
+
+    def waits_for(self, index: int) -> bool:
+        """Whether somebody still waits for that answer."""
+        return self._one_by_one[index] is _NONE_YET and not self.all.done()
+
+    def give(self, index: int, answer: Exception | None) -> None:
+        """Give an answer; the first one counts."""
+        if self._one_by_one[index] is _NONE_YET:
+            self._one_by_one[index] = answer
+            self._left -= 1
+            if not self._left and not self.all.done():
+                self.all.set_result(self._one_by_one)
+
+
+_NONE_YET = object()
+
+
+class _Call:
+    """Tasks that were sent together."""
+
+    __slots__ = ("batch", "receipts", "size")
+
+    def __init__(self, batch: list[_Entry], size: int, receipts: Receipts) -> None:
+        self.batch = batch
+        self.size = size
+        self.receipts = receipts  #: each has one call under way at a time
 
 
 class _Lane:
-    """Tasks on one route to one queue: a call at a time, each with its receipt."""
+    """Tasks on one route to one queue."""
 
-    __slots__ = ("alive", "allowance", "item", "receipts", "sent", "task", "timer", "waiting", "write")
+    __slots__ = ("alive", "calls", "free", "is_due", "item", "last", "route", "size", "timer", "waiting")
 
-    def __init__(self, receipts: Receipts, write: Write, item: Callable[[Composed], object]) -> None:
-        self.receipts = receipts
-        self.write = write
-        self.item = item
+    def __init__(self, name: str, route: Route) -> None:
+        self.route = route
+        self.item = _ITEMS[route]
         self.waiting: deque[_Entry] = deque()
-        self.sent: list[_Entry] = []
-        self.task: asyncio.Task[None] | None = None
+        self.calls: list[_Call] = []  #: under way, the first one sent first
+        self.size = 0  #: bytes of those
+        self.last = 1  #: how many tasks the last call had
+        self.free = [Receipts(f"{name}:{route}:{number}") for number in range(CALLS)]
+        self.is_due = False  #: it has its turn soon
         self.timer: asyncio.TimerHandle | None = None
-        self.allowance = 0.0  #: seconds that what was sent may take on a slow link, beyond what any call may
         self.alive = 0.0  #: when Redis last answered, by the loop's clock
+
+    @property
+    def allowance(self) -> float:
+        """Seconds that what was sent may take on a slow link, beyond what any call may."""
+        return self.size / SLOWEST
 
 
 class Batcher:
@@ -61,11 +109,11 @@ class Batcher:
         self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._alive = 0.0
-        self._lanes: dict[tuple[str, str], _Lane] = {}
+        self._lanes: dict[tuple[str, Route], _Lane] = {}
         self._count = 0
         self._bytes = 0
-        self._room = asyncio.Condition()
-        self._pressed = 0  # callers that wait for room
+        self._room = asyncio.Event()
+        self._answered = asyncio.Event()
 
     @property
     def full(self) -> bool:
@@ -79,81 +127,100 @@ class Batcher:
             BrokerError: Redis has answered nothing for as long as a task may wait.
         """
         began = self._loop.time()
-        self._pressed += 1
-        try:
-            while self.full:
-                end = max(began, self._alive) + self._patience
-                if self._loop.time() >= end:
-                    raise BrokerError(f"{self._count:,} tasks wait to be enqueued; {self._silence()}")
-                try:
-                    async with asyncio.timeout_at(end), self._room:
-                        await self._room.wait_for(lambda: not self.full)
-                except TimeoutError:
-                    continue  # perhaps it has answered meanwhile
-        finally:
-            self._pressed -= 1
+        while self.full:
+            end = max(began, self._alive) + self._patience
+            if self._loop.time() >= end:
+                raise BrokerError(f"{self._count:,} tasks wait to be enqueued; {self._silence()}")
+            self._room.clear()
+            try:
+                async with asyncio.timeout_at(end):
+                    await self._room.wait()
+            except TimeoutError:
+                continue  # perhaps it has answered meanwhile
 
-    def add(self, composed: Composed) -> Answer:
-        """Take a task; its answer is None, or why it was not stored, or a BrokerError raised.
+    def answers(self, count: int) -> Answers:
+        """Room for the answers to *count* tasks."""
+        return Answers(count, self._loop)
 
-        Cancelling the answer withdraws the task if it was not sent yet; one that was sent stands.
-        """
+    def add(self, composed: Composed, answers: Answers, index: int = 0) -> None:
+        """Take a task; its answer, or a BrokerError in its place, goes to that place of *answers*."""
         key = (composed.msg.queue, composed.route)
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = self._open_lane(*key)
-        answer: Answer = self._loop.create_future()
-        now = self._loop.time()
-        lane.waiting.append((composed, answer, now))
+            lane = self._lanes[key] = _Lane(self._name, composed.route)
+        size = composed.msg.size
+        lane.waiting.append((composed, size, answers, index, self._loop.time()))
         self._count += 1
-        self._bytes += composed.msg.size
-        if lane.task is None:
-            # Nobody but us holds this task, so no cancellation from outside can tear a write.
-            lane.task = self._loop.create_task(self._empty(lane), name="aioasynq enqueue")
+        self._bytes += size
         if lane.timer is None:
             lane.timer = self._loop.call_later(self._patience + GRACE, self._look_at, lane)
-        return answer
+        if len(lane.waiting) >= FULL or (lane.last == 1 and not lane.calls and not lane.is_due):
+            self._send(lane)
+        elif not lane.calls:
+            self._let_gather(lane)
 
     async def drain(self) -> None:
         """Wait until all is sent and answered."""
-        while tasks := [lane.task for lane in self._lanes.values() if lane.task is not None]:
-            await asyncio.wait(tasks)
+        while any(lane.calls or lane.waiting for lane in self._lanes.values()):
+            self._answered.clear()
+            await self._answered.wait()
 
-    def _open_lane(self, queue: str, route: str) -> _Lane:  # noqa: ARG002 - lanes are by queue, operations are not
-        operation = getattr(self._rdb, route)
-        return _Lane(
-            Receipts(f"{self._name}:{route}"),
-            lambda items, receipt: operation(items, receipt=receipt),
-            _ITEMS[route],
-        )
+    def _let_gather(self, lane: _Lane) -> None:
+        """Send after all who are ready now have had their turn."""
+        if not lane.is_due:
+            lane.is_due = True
+            self._loop.call_soon(self._turn, lane)
 
-    async def _empty(self, lane: _Lane) -> None:
+    def _turn(self, lane: _Lane) -> None:
+        lane.is_due = False
+        self._send(lane)
+
+    def _send(self, lane: _Lane) -> None:
+        """Send what waits if no call is under way, and only full batches beside others."""
+        while lane.waiting and lane.free and (not lane.calls or len(lane.waiting) >= FULL):
+            batch, size = self._take(lane)
+            if not batch:
+                break
+            call = _Call(batch, size, lane.free.pop())
+            lane.calls.append(call)
+            lane.size += size
+            lane.last = len(batch)
+            self._start(lane, call)
+        if not lane.calls and not lane.waiting:
+            self._answered.set()  # all who waited have gone
+
+    def _start(self, lane: _Lane, call: _Call) -> None:
+        def on_answers(answers: Stored | BaseException) -> None:
+            self._on_answers(lane, call, answers)
+
         try:
-            while lane.waiting:
-                batch = lane.sent = self._take(lane.waiting)
-                if not batch:
-                    continue
-                lane.allowance = sum(composed.msg.size for composed, _, _ in batch) / SLOWEST
-                try:
-                    answers = await lane.write([lane.item(composed) for composed, _, _ in batch], lane.receipts.next())
-                except Exception as exc:  # noqa: BLE001 - goes to those who wait for an answer
-                    if isinstance(exc, BrokerError) and exc.answered:
-                        self._alive = lane.alive = self._loop.time()
-                    for _, answer, _ in batch:
-                        if not answer.done():
-                            answer.set_exception(exc)
-                    self._expire(lane, str(exc))
-                else:
-                    self._alive = lane.alive = self._loop.time()
-                    for (_, answer, _), refusal in zip(batch, answers, strict=True):
-                        if not answer.done():
-                            answer.set_result(refusal)
-                lane.sent = []
-                if self._pressed:
-                    async with self._room:
-                        self._room.notify_all()
-        finally:
-            lane.task = None
+            items = [lane.item(entry[0]) for entry in call.batch]
+            self._rdb.start_to(lane.route, items, call.receipts.next(), on_answers)
+        except Exception as exc:  # noqa: BLE001 - goes to those who wait for an answer
+            on_answers(exc)
+
+    def _on_answers(self, lane: _Lane, call: _Call, answers: Stored | BaseException) -> None:
+        lane.calls.remove(call)
+        lane.size -= call.size
+        lane.free.append(call.receipts)
+        if not isinstance(answers, BaseException):
+            self._alive = lane.alive = self._loop.time()
+            for (_, _, whose, index, _), answer in zip(call.batch, answers, strict=True):
+                whose.give(index, answer)
+        elif isinstance(answers, Exception):
+            if isinstance(answers, BrokerError) and answers.answered:
+                self._alive = lane.alive = self._loop.time()
+            for _, _, whose, index, _ in call.batch:
+                whose.give(index, answers)
+            self._expire(lane, str(answers))
+        else:  # given up
+            for _, _, whose, _, _ in call.batch:
+                whose.all.cancel()
+        if lane.waiting:
+            self._let_gather(lane)
+        if not self.full:
+            self._room.set()
+        self._answered.set()
 
     def _look_at(self, lane: _Lane) -> None:
         """The timer of a lane: is anybody left who waits too long?"""
@@ -161,8 +228,9 @@ class Batcher:
         self._expire(lane, f"enqueue failed: {self._silence()}")
         left = [
             max(came, lane.alive) + lane.allowance
-            for _, answer, came in (*lane.sent, *lane.waiting)
-            if not answer.done()
+            for entries in (*(call.batch for call in lane.calls), lane.waiting)
+            for _, _, answers, index, came in entries
+            if answers.waits_for(index)
         ]
         if left:
             lane.timer = self._loop.call_at(min(left) + self._patience + GRACE, self._look_at, lane)
@@ -170,33 +238,32 @@ class Batcher:
     def _expire(self, lane: _Lane, why: str) -> None:
         """Answer those that have waited too long while Redis was silent; what was sent goes on all the same."""
         now = self._loop.time()
-        for entries, maybe_done in ((lane.sent, True), (lane.waiting, False)):
-            for _, answer, came in entries:
+        for entries, maybe_done in (*((call.batch, True) for call in lane.calls), (lane.waiting, False)):
+            for _, _, answers, index, came in entries:
                 if max(came, lane.alive) + self._patience + lane.allowance > now:
                     break  # the rest came later
-                if not answer.done():
-                    answer.set_exception(BrokerError(why, maybe_done=maybe_done))
+                answers.give(index, BrokerError(why, maybe_done=maybe_done))
 
     def _silence(self) -> str:
         why = f"no answer from {self._rdb.address} within {self._patience:g} s"
         return why + self._rdb.hint(why)
 
-    def _take(self, waiting: deque[_Entry]) -> list[_Entry]:
+    def _take(self, lane: _Lane) -> tuple[list[_Entry], int]:
         """The next tasks that fit into one call, without those whose callers do not wait for them any more."""
+        waiting, room = lane.waiting, MAX_BATCH_BYTES - lane.size
         batch: list[_Entry] = []
         size = 0
         while waiting and len(batch) < MAX_BATCH:
-            composed, answer, _ = entry = waiting[0]
-            length = composed.msg.size
-            if not answer.done():
-                size += length
-                if batch and size > MAX_BATCH_BYTES:
+            _, length, answers, index, _ = entry = waiting[0]
+            if answers.waits_for(index):
+                if size + length > room and (batch or lane.calls):
                     break
+                size += length
                 batch.append(entry)
             waiting.popleft()
             self._count -= 1
             self._bytes -= length
-        return batch
+        return batch, size
 
 
 _ITEMS: dict[str, Callable[[Any], object]] = {

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Self, Unpack
 
-from aioasynq.client.batcher import Answer, Batcher
+from aioasynq.client.batcher import Batcher
 from aioasynq.compose import Composed, compose, task_info
 from aioasynq.errors import AioasynqError
 from aioasynq.options import EMPTY, Options, OptionsDict
@@ -79,10 +79,13 @@ class Client:
         composed = self._compose(task, Options.of(**options) if options else EMPTY, time.time())
         if batcher.full:
             await batcher.wait_for_room()
-        refusal = await batcher.add(composed)
+        answers = batcher.answers(1)
+        batcher.add(composed, answers)
+        info = _info(composed)  # while Redis is at work
+        [refusal] = await answers.all
         if refusal is not None:
             raise refusal
-        return task_info(composed.msg, composed.state, composed.next_process_at)
+        return info
 
     async def enqueue_many(
         self, tasks: Iterable[Task], **options: Unpack[OptionsDict]
@@ -103,25 +106,24 @@ class Client:
         common = Options.of(**options) if options else EMPTY
         now = time.time()
         work = [self._compose(task, common, now) for task in tasks]
-        answers: list[Answer] = []
+        if not work:
+            return []
+        answers = batcher.answers(len(work))
         try:
-            for composed in work:
+            for index, composed in enumerate(work):
                 if batcher.full:
                     await batcher.wait_for_room()
-                answers.append(batcher.add(composed))
-            results = await asyncio.gather(*answers, return_exceptions=True)
-        except asyncio.CancelledError:
-            for answer in answers:
-                answer.cancel()
+                batcher.add(composed, answers, index)
+            infos: list[TaskInfo | AioasynqError] = [_info(composed) for composed in work]  # while Redis is at work
+            refusals = await answers.all
+        except BaseException:  # cancelled, or Redis is silent
+            answers.all.cancel()
             raise
-        infos: list[TaskInfo | AioasynqError] = []
-        for composed, result in zip(work, results, strict=True):
-            if result is None:
-                infos.append(task_info(composed.msg, composed.state, composed.next_process_at))
-            elif isinstance(result, AioasynqError):
-                infos.append(result)
-            else:
-                raise result
+        for index, refusal in enumerate(refusals):
+            if isinstance(refusal, AioasynqError):
+                infos[index] = refusal
+            elif refusal is not None:
+                raise refusal
         return infos
 
     async def ping(self) -> None:
@@ -179,3 +181,7 @@ class Client:
         self._loop = loop
         self._batcher = Batcher(self._rdb, uuid.uuid4().hex, self._patience)
         return self._batcher
+
+
+def _info(composed: Composed) -> TaskInfo:
+    return task_info(composed.msg, composed.state, composed.next_process_at)

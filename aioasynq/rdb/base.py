@@ -191,55 +191,19 @@ class Operations:
         Raises:
             BrokerError: this connection to Redis is closed.
         """
-        first: tuple[Arg, ...] = ("EVALSHA", script.sha, len(keys), *keys, *args)
+        words: tuple[Arg, ...] = ("EVALSHA", script.sha, len(keys), *keys, *args)
         try:
-            packed = pack(first)
+            packed = pack(words)
         except UnicodeEncodeError:  # an id that is no text: it came out of Redis escaped, and goes back as it was
-            packed = pack(tuple(_unescaped(word) for word in first))
-        end = asyncio.get_running_loop().time() + self._timeout + len(packed) / SLOWEST
-        shares = len(packed) <= MAX_SHARED  # a larger call would keep all others waiting on a slow link
-
-        def go_on(failed: Exception | None) -> None:
-            """In a task of its own; after a first attempt that *failed*."""
-            again = args if failed is None or repeated is None else repeated
-            call = self._attempts(script, keys, again, args if repeated is None else repeated, shares=shares)
-            work = self._repeat(script.name, call, end, writes=writes, attempt=math.inf, failed=failed)
-            self._own(_tell(work, on_answer))
-
-        def on_reply(reply: Any) -> None:
-            if isinstance(reply, Exception):
-                go_on(reply)
-            else:
-                on_answer(reply)
-
-        if shares and self._pipe is not None and self._pipe.is_usable:
-            self._pipe.send(packed, on_reply)
+            packed = pack(tuple(_unescaped(word) for word in words))
+        size = len(packed)
+        end = asyncio.get_running_loop().time() + self._timeout + size / SLOWEST
+        started = _Started(self, script, keys, args, repeated, on_answer, end, shares=size <= MAX_SHARED, writes=writes)
+        if started.shares and self._pipe is not None and self._pipe.is_usable:
+            self._pipe.send(packed, started.on_reply)
         else:
             self._check_open(script.name)
-            go_on(None)
-
-    def _attempts(
-        self, script: Script, keys: Sequence[str], args: Sequence[Arg], repeated: Sequence[Arg], *, shares: bool
-    ) -> Callable[[], Awaitable[Any]]:
-        """A call to be made until it passes: once with *args*, then with *repeated*."""
-        execute = self.command if shares else self._redis.execute_command
-        next_args = args
-
-        async def call() -> Any:
-            nonlocal next_args
-            now, next_args = next_args, repeated
-            try:
-                return await send((*keys, *now))
-            except UnicodeEncodeError:  # as in _start
-                return await send([_unescaped(word) for word in (*keys, *now)])
-
-        async def send(words: Sequence[Arg]) -> Any:
-            try:
-                return await execute("EVALSHA", script.sha, len(keys), *words)
-            except NoScriptError:
-                return await execute("EVAL", script.text, len(keys), *words)
-
-        return call
+            started.go_on()
 
     async def command(self, *words: Arg, **options: Any) -> Any:
         """One attempt at a command, on the connection that calls share where there is one; the reply as it comes.
@@ -425,6 +389,66 @@ class Operations:
             await self._redis.aclose()
 
 
+class _Started:
+    """A call that was started, with what it takes to make it again."""
+
+    __slots__ = ("_args", "_end", "_keys", "_on_answer", "_rdb", "_repeated", "_script", "_writes", "shares")
+
+    def __init__(
+        self,
+        rdb: Operations,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Arg],
+        repeated: Sequence[Arg] | None,
+        on_answer: OnReply,
+        end: float,
+        *,
+        shares: bool,
+        writes: bool,
+    ) -> None:
+        self._rdb = rdb
+        self._script = script
+        self._keys = keys
+        self._args = args
+        self._repeated = repeated
+        self._on_answer = on_answer
+        self._end = end
+        self._writes = writes
+        self.shares = shares  #: the connection; a larger call would keep all others waiting on a slow link
+
+    def on_reply(self, reply: Any) -> None:
+        """Hand the answer over, unless it takes another attempt, or one to say what the error means."""
+        if isinstance(reply, Exception):
+            self._args = self._args if self._repeated is None else self._repeated
+            self.go_on(reply)
+        else:
+            self._on_answer(reply)
+
+    def go_on(self, failed: Exception | None = None) -> None:
+        """Try until it passes, in a task of its own; *failed* is what a first attempt ended with."""
+        rdb = self._rdb
+        work = rdb._repeat(  # noqa: SLF001 - a part of it, kept out of its way
+            self._script.name, self._attempt, self._end, writes=self._writes, attempt=math.inf, failed=failed
+        )
+        rdb._own(tell(work, self._on_answer))  # noqa: SLF001 - as above
+
+    async def _attempt(self) -> Any:
+        words = (*self._keys, *self._args)
+        self._args = self._args if self._repeated is None else self._repeated
+        try:
+            return await self._send(words)
+        except UnicodeEncodeError:  # as in _start
+            return await self._send([_unescaped(word) for word in words])
+
+    async def _send(self, words: Sequence[Arg]) -> Any:
+        execute = self._rdb.command if self.shares else self._rdb.client.execute_command
+        try:
+            return await execute("EVALSHA", self._script.sha, len(self._keys), *words)
+        except NoScriptError:
+            return await execute("EVAL", self._script.text, len(self._keys), *words)
+
+
 def _answer(answer: asyncio.Future[Any], reply: Any) -> None:
     if isinstance(reply, asyncio.CancelledError):
         answer.cancel()
@@ -438,7 +462,7 @@ async def _give(reply: T, to: Callable[[T], Awaitable[object]]) -> None:
     await to(reply)
 
 
-async def _tell(work: Coroutine[Any, Any, object], on_answer: OnReply) -> None:
+async def tell(work: Coroutine[Any, Any, object], on_answer: OnReply) -> None:
     """Await *work*, and hand over what comes of it."""
     try:
         answer = await work

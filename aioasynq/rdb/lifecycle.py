@@ -6,22 +6,24 @@ Answers are one a task, in the order given. At most 256 tasks go in one call (``
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from aioasynq import keys
 from aioasynq.errors import DuplicateTaskError, MessageDecodeError, TaskError, TaskIDConflictError, TaskNotFoundError
 from aioasynq.message import TaskMessage
 from aioasynq.proto.codec import decode_task, encode_task
-from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, Arg, Operations, Receipt, at_most_a_batch
+from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, Arg, Operations, Receipt, at_most_a_batch, tell
 from aioasynq.rdb.script import Script
 
 LEASE = 15.0  #: seconds a task stays its owner's after the last sign of life
 MAX_ARCHIVE = 10_000  #: tasks an archive holds
 MAX_ARCHIVE_AGE = 90 * 24 * 3600  #: seconds an archive holds them
 REGISTER_AGAIN = 60.0  #: seconds after which a queue's name is written again, in case somebody removed it
+
+Stored: TypeAlias = "list[TaskError | None]"  #: for each task None, or why it was not stored
 
 _ENQUEUE = Script("enqueue")
 _ENQUEUE_UNIQUE = Script("enqueue_unique")
@@ -131,7 +133,7 @@ class Lifecycle(Operations):
 
     # ── into a queue ──
 
-    async def enqueue(self, msgs: Sequence[TaskMessage], *, receipt: Receipt | None = None) -> list[TaskError | None]:
+    async def enqueue(self, msgs: Sequence[TaskMessage], *, receipt: Receipt | None = None) -> Stored:
         """Add tasks to their queue, ready to be processed. All must name the same queue.
 
         Returns:
@@ -140,97 +142,56 @@ class Lifecycle(Operations):
         Raises:
             BrokerError: Redis did not answer within the operation timeout, or refused the whole call.
         """
-        queue = _one_queue(msgs)
-        args: list[Arg] = []
-        for msg in msgs:
-            args += (msg.id, encode_task(msg))
-        return await self._store(
-            _ENQUEUE, queue, msgs, keys.pending(queue), [keys.task(queue, m.id) for m in msgs], args, receipt
-        )
+        return await self._store(_to_enqueue(msgs), receipt)
 
-    async def enqueue_unique(
-        self, items: Sequence[Unique], *, receipt: Receipt | None = None
-    ) -> list[TaskError | None]:
+    async def enqueue_unique(self, items: Sequence[Unique], *, receipt: Receipt | None = None) -> Stored:
         """The same for tasks that take a lock; :class:`DuplicateTaskError` where it is held already."""
-        msgs = [item.msg for item in items]
-        queue = _one_queue(msgs)
-        args: list[Arg] = []
-        for msg, ttl in items:
-            args += (msg.id, encode_task(msg), ttl)
-        return await self._store(
-            _ENQUEUE_UNIQUE, queue, msgs, keys.pending(queue), _with_locks(queue, msgs), args, receipt
-        )
+        return await self._store(_to_enqueue_unique(items), receipt)
 
-    async def schedule(self, items: Sequence[Scheduled], *, receipt: Receipt | None = None) -> list[TaskError | None]:
+    async def schedule(self, items: Sequence[Scheduled], *, receipt: Receipt | None = None) -> Stored:
         """Keep tasks until they are due. Answers and errors as :meth:`enqueue`."""
-        msgs = [item.msg for item in items]
-        queue = _one_queue(msgs)
-        args: list[Arg] = []
-        for msg, when in items:
-            args += (msg.id, encode_task(msg), when)
-        return await self._store(
-            _SCHEDULE, queue, msgs, keys.scheduled(queue), [keys.task(queue, m.id) for m in msgs], args, receipt
-        )
+        return await self._store(_to_schedule(items), receipt)
 
-    async def schedule_unique(
-        self, items: Sequence[ScheduledUnique], *, receipt: Receipt | None = None
-    ) -> list[TaskError | None]:
+    async def schedule_unique(self, items: Sequence[ScheduledUnique], *, receipt: Receipt | None = None) -> Stored:
         """The same for tasks that take a lock. Answers and errors as :meth:`enqueue_unique`."""
-        msgs = [item.msg for item in items]
-        queue = _one_queue(msgs)
-        args: list[Arg] = []
-        for msg, when, ttl in items:
-            args += (msg.id, encode_task(msg), when, ttl)
-        return await self._store(
-            _SCHEDULE_UNIQUE, queue, msgs, keys.scheduled(queue), _with_locks(queue, msgs), args, receipt
-        )
+        return await self._store(_to_schedule_unique(items), receipt)
 
-    async def add_to_group(
-        self, msgs: Sequence[TaskMessage], *, receipt: Receipt | None = None
-    ) -> list[TaskError | None]:
+    async def add_to_group(self, msgs: Sequence[TaskMessage], *, receipt: Receipt | None = None) -> Stored:
         """Let tasks wait in the group that ``group_key`` names. Answers and errors as :meth:`enqueue`."""
-        queue = _one_queue(msgs)
-        places: list[str] = []
-        args: list[Arg] = []
-        for msg in msgs:
-            places += (keys.task(queue, msg.id), keys.group(queue, msg.group_key))
-            args += (msg.id, encode_task(msg), msg.group_key)
-        return await self._store(_ADD_TO_GROUP, queue, msgs, keys.groups(queue), places, args, receipt)
+        return await self._store(_to_add_to_group(msgs), receipt)
 
-    async def add_to_group_unique(
-        self, items: Sequence[Unique], *, receipt: Receipt | None = None
-    ) -> list[TaskError | None]:
+    async def add_to_group_unique(self, items: Sequence[Unique], *, receipt: Receipt | None = None) -> Stored:
         """The same for tasks that take a lock. Answers and errors as :meth:`enqueue_unique`."""
-        msgs = [item.msg for item in items]
-        queue = _one_queue(msgs)
-        places: list[str] = []
-        args: list[Arg] = []
-        for msg, ttl in items:
-            places += (keys.task(queue, msg.id), keys.group(queue, msg.group_key), msg.unique_key)
-            args += (msg.id, encode_task(msg), msg.group_key, ttl)
-        return await self._store(_ADD_TO_GROUP_UNIQUE, queue, msgs, keys.groups(queue), places, args, receipt)
+        return await self._store(_to_add_to_group_unique(items), receipt)
 
-    async def _store(
+    def start_to(
         self,
-        script: Script,
-        queue: str,
-        msgs: Sequence[TaskMessage],
-        place: str,
-        task_keys: Sequence[str],
-        args: Sequence[Arg],
-        receipt: Receipt | None,
-    ) -> list[TaskError | None]:
-        at_most_a_batch(msgs)
-        await self._register(queue)
-        receipt = self._receipt(receipt)
-        answers = await self._run(
-            script,
-            (keys.receipt(queue, receipt.caller), place, *task_keys),
-            (receipt.number, self.clock_argument(), *args),
+        operation: str,
+        items: Sequence[Any],
+        receipt: Receipt,
+        on_answers: Callable[[Stored | BaseException], None],
+    ) -> None:
+        """Do what the method *operation* does, for one who does not wait.
+
+        *on_answers* gets what it would return or raise, a ``CancelledError`` if this RDB gave up. It must not raise.
+        Calls are written in the order in which they were started, as long as none has to be repeated.
+        """
+        store = _STORES[operation](items)
+        if time.monotonic() < self._registered.get(store.queue, 0.0):
+            self._start(store.script, *self._call(store, receipt), lambda answers: on_answers(_stored(store, answers)))
+        else:
+            self._own(tell(self._store(store, receipt), on_answers))
+
+    async def _store(self, store: _Store, receipt: Receipt | None) -> Stored:
+        await self._register(store.queue)
+        answers = await self._run(store.script, *self._call(store, self._receipt(receipt)))
+        return [*_stored(store, answers)]
+
+    def _call(self, store: _Store, receipt: Receipt) -> tuple[tuple[str, ...], tuple[Arg, ...]]:
+        return (
+            (keys.receipt(store.queue, receipt.caller), store.place, *store.keys),
+            (receipt.number, self.clock_argument(), *store.args),
         )
-        return [
-            None if answer == 1 else _refusal(answer, queue, msg) for msg, answer in zip(msgs, answers, strict=True)
-        ]
 
     async def _register(self, queue: str) -> None:
         """Name the queue among all queues.
@@ -468,11 +429,99 @@ def dequeue_script() -> Script:
     return _DEQUEUE
 
 
+class _Store(NamedTuple):
+    """A call that stores tasks."""
+
+    script: Script
+    queue: str
+    msgs: Sequence[TaskMessage]
+    place: str
+    keys: list[str]
+    args: list[Arg]
+
+
+def _to_enqueue(msgs: Sequence[TaskMessage]) -> _Store:
+    queue = _one_queue(msgs)
+    args: list[Arg] = []
+    for msg in msgs:
+        args += (msg.id, encode_task(msg))
+    return _Store(_ENQUEUE, queue, msgs, keys.pending(queue), [keys.task(queue, msg.id) for msg in msgs], args)
+
+
+def _to_enqueue_unique(items: Sequence[Unique]) -> _Store:
+    msgs = [item.msg for item in items]
+    queue = _one_queue(msgs)
+    args: list[Arg] = []
+    for msg, ttl in items:
+        args += (msg.id, encode_task(msg), ttl)
+    return _Store(_ENQUEUE_UNIQUE, queue, msgs, keys.pending(queue), _with_locks(queue, msgs), args)
+
+
+def _to_schedule(items: Sequence[Scheduled]) -> _Store:
+    msgs = [item.msg for item in items]
+    queue = _one_queue(msgs)
+    args: list[Arg] = []
+    for msg, when in items:
+        args += (msg.id, encode_task(msg), when)
+    return _Store(_SCHEDULE, queue, msgs, keys.scheduled(queue), [keys.task(queue, msg.id) for msg in msgs], args)
+
+
+def _to_schedule_unique(items: Sequence[ScheduledUnique]) -> _Store:
+    msgs = [item.msg for item in items]
+    queue = _one_queue(msgs)
+    args: list[Arg] = []
+    for msg, when, ttl in items:
+        args += (msg.id, encode_task(msg), when, ttl)
+    return _Store(_SCHEDULE_UNIQUE, queue, msgs, keys.scheduled(queue), _with_locks(queue, msgs), args)
+
+
+def _to_add_to_group(msgs: Sequence[TaskMessage]) -> _Store:
+    queue = _one_queue(msgs)
+    places: list[str] = []
+    args: list[Arg] = []
+    for msg in msgs:
+        places += (keys.task(queue, msg.id), keys.group(queue, msg.group_key))
+        args += (msg.id, encode_task(msg), msg.group_key)
+    return _Store(_ADD_TO_GROUP, queue, msgs, keys.groups(queue), places, args)
+
+
+def _to_add_to_group_unique(items: Sequence[Unique]) -> _Store:
+    msgs = [item.msg for item in items]
+    queue = _one_queue(msgs)
+    places: list[str] = []
+    args: list[Arg] = []
+    for msg, ttl in items:
+        places += (keys.task(queue, msg.id), keys.group(queue, msg.group_key), msg.unique_key)
+        args += (msg.id, encode_task(msg), msg.group_key, ttl)
+    return _Store(_ADD_TO_GROUP_UNIQUE, queue, msgs, keys.groups(queue), places, args)
+
+
+_STORES: dict[str, Callable[[Sequence[Any]], _Store]] = {
+    "enqueue": _to_enqueue,
+    "enqueue_unique": _to_enqueue_unique,
+    "schedule": _to_schedule,
+    "schedule_unique": _to_schedule_unique,
+    "add_to_group": _to_add_to_group,
+    "add_to_group_unique": _to_add_to_group_unique,
+}
+
+
+def _stored(store: _Store, answers: Any) -> Any:
+    """What Redis answered to a call, as errors; an error of the whole call stays what it is."""
+    if isinstance(answers, BaseException):
+        return answers
+    return [
+        None if answer == 1 else _refusal(answer, store.queue, msg)
+        for msg, answer in zip(store.msgs, answers, strict=True)
+    ]
+
+
 def _one_queue(msgs: Sequence[TaskMessage]) -> str:
     if not msgs:
         raise ValueError("a call needs at least one task")
+    at_most_a_batch(msgs)
     queue = msgs[0].queue
-    if any(msg.queue != queue for msg in msgs):
+    if len(msgs) > 1 and any(msg.queue != queue for msg in msgs):
         raise ValueError("the tasks of one call must be of one queue")
     return queue
 

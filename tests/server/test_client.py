@@ -305,10 +305,11 @@ async def test_enqueue_waits_when_too_much_waits(
         calls = [asyncio.create_task(client.enqueue(Task("work", b"x" * 10), task_id=str(n))) for n in range(1500)]
         for _ in range(5):
             await asyncio.sleep(0)
-        waiting = client._batcher
+        gathered = client._batcher
+        assert gathered is not None
+        assert gathered.full
+        assert gathered._count == 400
         between.resume()
-        assert waiting is not None
-        assert waiting._pressed == 1500 - 400
         await asyncio.gather(*calls)
     assert await redis.llen(keys.pending("default")) == 1501
 
