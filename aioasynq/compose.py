@@ -120,20 +120,20 @@ def task_info(
         max_retry=msg.retry,
         retried=msg.retried,
         last_err=msg.error_msg,
-        last_failed_at=_moment(msg.last_failed_at),
+        last_failed_at=_moment(msg.last_failed_at) if msg.last_failed_at else None,
         timeout=msg.timeout,
-        deadline=_moment(msg.deadline),
-        next_process_at=_moment(next_process_at),
+        deadline=_moment(msg.deadline) if msg.deadline else None,
+        next_process_at=_moment(next_process_at) if next_process_at else None,
         retention=msg.retention,
-        completed_at=_moment(msg.completed_at),
+        completed_at=_moment(msg.completed_at) if msg.completed_at else None,
         group=msg.group_key or None,
         result=result,
         is_orphaned=is_orphaned,
     )
 
 
-def _moment(seconds: float | None) -> datetime | None:
-    return datetime.fromtimestamp(max(0, min(seconds, MAX_MOMENT)), UTC) if seconds else None
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(max(0, min(seconds, MAX_MOMENT)), UTC)
 
 
 _PENDING: Final = TaskState.PENDING

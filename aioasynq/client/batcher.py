@@ -26,7 +26,7 @@ MAX_WAITING = 10_000  #: tasks that wait to be sent; past that, enqueue itself w
 MAX_WAITING_BYTES = 64 << 20  #: bytes of payloads and headers that wait to be sent
 GRACE = 0.25  #: seconds for the call under way to say itself why it failed
 CALLS = 4  #: calls of a lane under way, at most MAX_BATCH_BYTES together
-FULL = 64  #: tasks that are worth a call while another is under way
+FULL = 128  #: tasks that are worth a call while another is under way
 
 # A task and its bytes, which of whose answers it has, and when it came, by the loop's clock.
 _Entry: TypeAlias = "tuple[Composed, int, Answers, int, float]"
