@@ -462,7 +462,7 @@ def _to_schedule(items: Sequence[Scheduled]) -> _Store:
     queue = _one_queue(msgs)
     args: list[Arg] = []
     for msg, when in items:
-        args += (msg.id, encode_task(msg), when)
+        args += (msg.id, encode_task(msg), when, msg.group_key)
     return _Store(_SCHEDULE, queue, msgs, keys.scheduled(queue), [keys.task(queue, msg.id) for msg in msgs], args)
 
 
@@ -471,7 +471,7 @@ def _to_schedule_unique(items: Sequence[ScheduledUnique]) -> _Store:
     queue = _one_queue(msgs)
     args: list[Arg] = []
     for msg, when, ttl in items:
-        args += (msg.id, encode_task(msg), when, ttl)
+        args += (msg.id, encode_task(msg), when, msg.group_key, ttl)
     return _Store(_SCHEDULE_UNIQUE, queue, msgs, keys.scheduled(queue), _with_locks(queue, msgs), args)
 
 

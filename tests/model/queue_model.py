@@ -151,6 +151,8 @@ class Model:
         moment = self.now + float(when[1:]) if when.startswith("+") else float(when)
         state.scheduled[msg.id] = due_score(moment, self.now)
         self.hash_of(state, msg.id).update(state="scheduled")
+        if msg.group_key:
+            self.hash_of(state, msg.id).update(group=msg.group_key)
 
     def put_into_group(self, state: State, msg: TaskMessage) -> None:
         self._join(state, msg.id, msg.group_key)

@@ -42,11 +42,12 @@ async def test_groups_become_tasks(redis: Redis, redis_url: str) -> None:
     stage = Groups()
     async with asyncio.timeout(PATIENCE), Client(redis_url) as client, Server(redis_url, stage.mux, **OPTIONS):
         await put(client, "a", "1", "2", "3", "4", unique=60)
-        await put(client, "b:c", "5")
+        await put(client, "b:c", "5", process_in=0.3)
+        await put(client, "b:c", "6", process_in=0.3, unique=60)
         joined = await stage.joined.until(3)
         await stage.ended.until(3)
         await eventually(lambda: _empty(redis))
-        assert sorted(joined) == [("a", [b"1", b"2", b"3"]), ("a", [b"4"]), ("b:c", [b"5"])]
+        assert sorted(joined) == [("a", [b"1", b"2", b"3"]), ("a", [b"4"]), ("b:c", [b"5", b"6"])]
         await put(client, "a", "1", unique=60)  # the locks are free
     assert await redis.smembers(keys.groups("default")) == {b"a"}
 

@@ -6,7 +6,8 @@
 -- KEYS[3..] task       hash; one for each task
 -- ARGV[1]   number of the call
 -- ARGV[2]   now        unix seconds, or empty
--- ARGV[3..] id, message, when due ("+12.500" from now, or unix seconds); for each task
+-- ARGV[3..] id, message, when due ("+12.500" from now, or unix seconds), name of the group it joins then, or empty; for
+--           each task
 --
 -- Returns for each task 1 when stored, 0 when its id is taken.
 
@@ -21,14 +22,17 @@ end
 local now = clock(ARGV[2])
 local answers, refused = {}, false
 for i = 3, #KEYS do
-  local arg = 3 * i - 6
-  local id, msg, when = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2]
+  local arg = 4 * i - 9
+  local id, msg, when, group = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
   if redis.call("EXISTS", KEYS[i]) == 1 then
     answers[#answers + 1] = 0
     refused = true
   else
     redis.call("ZADD", KEYS[2], due(when, now), id) -- first, as in enqueue
     redis.call("HSET", KEYS[i], "msg", msg, "state", "scheduled")
+    if group ~= "" then
+      redis.call("HSET", KEYS[i], "group", group)
+    end
     answers[#answers + 1] = 1
   end
 end

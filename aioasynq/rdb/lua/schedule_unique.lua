@@ -6,7 +6,8 @@
 -- KEYS[3..] task, unique   hash, string; for each task
 -- ARGV[1]   number of the call
 -- ARGV[2]   now        unix seconds, or empty
--- ARGV[3..] id, message, when due ("+12.500" from now, or unix seconds), seconds to hold the lock; for each task
+-- ARGV[3..] id, message, when due ("+12.500" from now, or unix seconds), name of the group it joins then, or empty,
+--           seconds to hold the lock; for each task
 --
 -- Returns for each task 1 when stored, 0 when its id is taken, -1 when the lock is held. Only a task that is stored
 -- takes its lock.
@@ -24,8 +25,8 @@ local answers, refused = {}, false
 local arg = 3
 for i = 3, #KEYS, 2 do
   local task, unique = KEYS[i], KEYS[i + 1]
-  local id, msg, when, ttl = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
-  arg = arg + 4
+  local id, msg, when, group, ttl = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3], ARGV[arg + 4]
+  arg = arg + 5
   if redis.call("EXISTS", unique) == 1 then
     answers[#answers + 1] = -1
     refused = true
@@ -35,6 +36,9 @@ for i = 3, #KEYS, 2 do
   else
     redis.call("ZADD", KEYS[2], due(when, now), id) -- first, as in enqueue
     redis.call("HSET", task, "msg", msg, "state", "scheduled", "unique_key", unique)
+    if group ~= "" then
+      redis.call("HSET", task, "group", group)
+    end
     redis.call("SET", unique, id, "EX", ttl)
     answers[#answers + 1] = 1
   end
