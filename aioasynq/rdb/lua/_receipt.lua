@@ -6,7 +6,12 @@ local function repeated(key, number)
   if not kept then
     return nil
   end
-  local last = cmsgpack.unpack(kept)
+  local last
+  if string.find(kept, "^%d") then -- of a call that stored tasks
+    last = { tonumber(string.match(kept, "^%d+")) }
+  else
+    last = cmsgpack.unpack(kept)
+  end
   if last[1] == tonumber(number) then
     return last[2]
   end

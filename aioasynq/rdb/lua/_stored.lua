@@ -1,7 +1,7 @@
 -- stored: receipts (see receipt) of calls that store tasks, made for speed, since a lone task is a call. Kept is
 -- the number of the call; only when a task was refused the answers stand behind it, as in "17:1,0,1".
 local function told_before(kept, number, tasks)
-  local last = tonumber(kept) or tonumber(string.match(kept, "^%d+"))
+  local last = tonumber(kept) or tonumber(string.match(kept, "^%d+")) or cmsgpack.unpack(kept)[1]
   if last < tonumber(number) then
     return nil
   elseif last > tonumber(number) then
