@@ -94,11 +94,11 @@ class Consumers:
         """Run the handler of a task. There must be a free place."""
         msg = leased.msg
         assert msg is not None  # noqa: S101 - the fetcher settles those itself
+        self._pulse.quicken()
         now = time.time()
         deadline = msg.effective_deadline(now)
         running = Running(leased, msg, now, deadline, self._pulse.lost)
         self._held.add(running)
-        self._pulse.quicken()
         self.busy += 1
         if deadline <= now and msg.deadline:
             running.why = Why.DEADLINE  # over before it began: its handler is not called, as in Go

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BLOCKED = 3.0  #: seconds the loop may stand still before that is logged
-LOOK_INTERVAL = 1.0  #: seconds between two looks at the loop while tasks are held; else a look a beat will do
+LOOK_INTERVAL = 1.0  #: seconds between two looks at the loop
+IDLE_LOOK_INTERVAL = 2.5  #: the same while no task is held
 FAREWELL_LIMIT = 1.0  #: seconds that Redis may take to answer once the server ends
 OVERDUE_GRACE = 10.0  #: seconds past its end, and its grace, after which a handler that blocks the loop loses its lease
 MAX_PAYLOAD = 1024  #: bytes of a payload that are shown of a running task
@@ -136,8 +137,8 @@ class Heartbeat:
                     next_beat = time.monotonic() + (
                         self._config.beat if await self._unless_stopped(rdb) else LOOK_INTERVAL
                     )
-                left = max(0.0, next_beat - time.monotonic())
-                await self._sleep(min(left, LOOK_INTERVAL) if self._held else left)
+                look = LOOK_INTERVAL if self._held else IDLE_LOOK_INTERVAL
+                await self._sleep(min(look, max(0.0, next_beat - time.monotonic())))
             await self._farewell(rdb)
         finally:
             rdb.abort()

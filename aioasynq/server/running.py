@@ -88,14 +88,14 @@ class Pulse:
             self._timer.cancel()
 
     def quicken(self) -> None:
-        """A task has come: its time is watched closely."""
+        """A task begins: its time is watched closely."""
         if self._interval != self.INTERVAL:
             self.stop()
-            self._beat()
+            self._beat(self.INTERVAL)
 
-    def _beat(self) -> None:
+    def _beat(self, interval: float | None = None) -> None:
         self.look()
-        self._interval = self.INTERVAL if self._held else self.IDLE_INTERVAL
+        self._interval = interval or (self.INTERVAL if self._held else self.IDLE_INTERVAL)
         self._timer = asyncio.get_running_loop().call_later(self._interval, self._beat)
 
     def look(self) -> float:

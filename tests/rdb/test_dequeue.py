@@ -267,6 +267,17 @@ async def test_the_default_lease_is_15_seconds(rdb, redis_target):
     assert (await State.read(redis_target, QUEUE)).lease == {"a": NOW + 15}
 
 
+@pytest.mark.parametrize("count", [1, 15, 16, 128])
+async def test_many_leases_are_a_tree_and_nothing_but_leases(rdb, redis_target, count):
+    ids = [f"{n:03}" for n in range(count)]
+    await State(pending=ids).write(redis_target, QUEUE)
+    batch = await rdb.dequeue(QUEUE, count=count, owner=OWNER, lease=30)
+    assert [leased.id for leased in batch.tasks] == ids
+    await assert_states(redis_target, {QUEUE: State(active=ids, lease=dict.fromkeys(ids, NOW + 30))})
+    if count >= 16:
+        assert await redis_target.object("ENCODING", keys.lease(QUEUE)) == b"skiplist"
+
+
 # ── messages that are none ──
 
 BROKEN = {

@@ -432,6 +432,14 @@ async def test_a_task_twice_in_a_batch_is_settled_once(rdb, redis_target, settle
     assert len(state.pending) <= 1
 
 
+async def test_an_id_that_stands_in_active_twice_is_gone_after_the_next_repair(rdb, redis_target):
+    await active("a", "b").write(redis_target, QUEUE)
+    await redis_target.lpush(keys.active(QUEUE), "a")
+    assert await rdb.done([held("a")]) == [True]
+    assert (await rdb.repair(QUEUE)).strays == [(QUEUE, "a")]
+    assert await redis_target.lrange(keys.active(QUEUE), 0, -1) == [b"b"]
+
+
 @end
 async def test_a_repeat_with_the_same_receipt_is_answered_and_writes_nothing(rdb, redis_target, settle):
     await active("a").write(redis_target, QUEUE)

@@ -65,6 +65,7 @@ async def test_a_handler_that_does_not_end(redis_url: str) -> None:
 async def test_a_loop_that_stands_still(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "BLOCKED", 0.2)
     monkeypatch.setattr(heartbeat, "LOOK_INTERVAL", 0.1)
+    monkeypatch.setattr(heartbeat, "IDLE_LOOK_INTERVAL", 0.1)
     server = Server(redis_url)
 
     @server.handler("block")

@@ -1,0 +1,61 @@
+"""How many tasks a server asks for at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from aioasynq import RDB, Client, Server, Task
+from aioasynq.rdb.lifecycle import Batch
+from aioasynq.server import fetcher
+from tests.server.stage import PATIENCE, Stage, load_scripts
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """For how many tasks Redis was asked, call by call."""
+    counts: list[int] = []
+    dequeue = RDB.dequeue
+
+    async def spy(self: RDB, *queues: str, count: int = 1, **more: Any) -> Batch:
+        counts.append(count)
+        return await dequeue(self, *queues, count=count, **more)
+
+    monkeypatch.setattr(RDB, "dequeue", spy)
+    return counts
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("queues", [["a"], ["a", "b", "c"]], ids=len)
+@pytest.mark.parametrize(("near", "most"), [(math.inf, 3), (0.0, 4)], ids=["near", "far"])
+async def test_near_a_fetch_is_for_a_third_of_the_places_at_most(
+    redis: Redis,
+    redis_url: str,
+    asked: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    near: float,
+    most: int,
+    queues: list[str],
+    strict: bool,
+) -> None:
+    monkeypatch.setattr(fetcher, "NEAR", near)
+    await load_scripts(redis)
+    stage = Stage()
+    stage.gate.clear()
+    async with asyncio.timeout(PATIENCE), Client(redis_url) as client:
+        await client.enqueue_many([Task("work", queue=queue) for queue in queues for _ in range(20)])
+        async with Server(redis_url, stage.mux, queues=queues, strict_priority=strict, concurrency=9):
+            await stage.began.until(9)
+            assert max(asked) <= most
+            if len(queues) == 1:
+                assert max(asked) == most
+            stage.gate.set()
+            await stage.began.until(20 * len(queues))
+    assert stage.most <= 9
+    assert max(stage.began.times.values()) == 1
+    if near:
+        assert max(asked) == 3
