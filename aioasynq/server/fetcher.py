@@ -1,8 +1,8 @@
 """Fetcher: asks for as many tasks as there are free consumers, and waits for work without polling.
 
 Each queue is either awake, so that it is asked for tasks, or asleep: found empty, and watched by a waiting connection,
-or looked at once a second. A batch grows with success (1, 2, 4, … up to a third of the places) and falls back to 1 when
-its queue runs dry, so that few tasks spread over many workers and many come in large batches.
+or looked at once a second. A batch grows with success (1, 2, 4, …) and falls back to 1 when its queue runs dry, so that
+few tasks spread over many workers and many come in large batches.
 """
 
 from __future__ import annotations
