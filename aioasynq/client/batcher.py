@@ -28,6 +28,7 @@ GRACE = 0.25  #: seconds for the call under way to say itself why it failed
 CALLS = 4  #: calls of a lane under way, at most MAX_BATCH_BYTES together
 FULL = 128  #: tasks that are worth a call while another is under way
 
+_NONE_YET = object()
 # A task and its bytes, which of whose answers it has, and when it came, by the loop's clock.
 _Entry: TypeAlias = "tuple[Composed, int, Answers, int, float]"
 
@@ -56,9 +57,6 @@ class Answers:
             self._left -= 1
             if not self._left and not self.all.done():
                 self.all.set_result(self._one_by_one)
-
-
-_NONE_YET = object()
 
 
 class _Call:
@@ -177,7 +175,7 @@ class Batcher:
 
     def _send(self, lane: _Lane) -> None:
         """Send what waits if no call is under way, and only full batches beside others."""
-        while lane.waiting and lane.free and (not lane.calls or len(lane.waiting) >= FULL):
+        while lane.waiting and (not lane.calls or (lane.free and len(lane.waiting) >= FULL and self._rdb.is_ordered)):
             batch, size = self._take(lane)
             if not batch:
                 break
@@ -213,8 +211,8 @@ class Batcher:
             for _, _, whose, index, _ in call.batch:
                 whose.give(index, answers)
             self._expire(lane, str(answers))
-        else:  # given up
-            for _, _, whose, _, _ in call.batch:
+        else:  # given up, as if the process died
+            for _, _, whose, _, _ in (*call.batch, *lane.waiting):
                 whose.all.cancel()
         if lane.waiting:
             self._let_gather(lane)

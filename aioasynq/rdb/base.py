@@ -129,6 +129,11 @@ class Operations:
         """The redis.asyncio client underneath."""
         return self._redis
 
+    @property
+    def is_ordered(self) -> bool:
+        """Whether calls reach Redis in the order in which they are made, as long as none has to be repeated."""
+        return self._pipe is not None and self._pipe.is_usable
+
     def clock_argument(self) -> str:
         """What scripts are told of the time: nothing, so that Redis's clock counts, except in tests."""
         return "" if self._clock is None else repr(self._clock())

@@ -174,7 +174,6 @@ class Lifecycle(Operations):
         """Do what the method *operation* does, for one who does not wait.
 
         *on_answers* gets what it would return or raise, a ``CancelledError`` if this RDB gave up. It must not raise.
-        Calls are written in the order in which they were started, as long as none has to be repeated.
         """
         store = _STORES[operation](items)
         if time.monotonic() < self._registered.get(store.queue, 0.0):

@@ -1,0 +1,198 @@
+"""Enqueues that are alone, at once, or many: what they share, and what becomes of them when a connection breaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from redis.asyncio import Redis
+
+from aioasynq import RDB, BrokerError, Client, Task, TaskIDConflictError, TaskInfo, keys
+from aioasynq.client import batcher
+from aioasynq.rdb import base
+from aioasynq.rdb.script import Script
+from tests.server.stage import PATIENCE, assert_in_order, load_scripts
+from tests.support.proxy import Proxy, script
+
+MakeProxy = Callable[..., Awaitable[Proxy]]
+
+KINDS = ["lose_reply", "cut_after", "cut_before"]
+ENQUEUE = script(Script("enqueue").sha)
+
+
+@pytest.fixture(autouse=True)
+async def _ready(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    await load_scripts(redis)
+    monkeypatch.setattr(base, "ATTEMPT_TIMEOUT", 0.3)  # a reply that does not come is given up soon
+
+
+async def calls(redis: Redis) -> int:
+    stats = await redis.info("commandstats")
+    return int(stats.get("cmdstat_evalsha", {}).get("calls", 0))
+
+
+async def pending(redis: Redis) -> list[str]:
+    return (await assert_in_order(redis)).get("pending", [])
+
+
+async def test_one_after_the_other_takes_a_call_each(redis: Redis, redis_url: str) -> None:
+    async with asyncio.timeout(PATIENCE), Client(redis_url) as client:
+        before = await calls(redis)
+        for n in range(20):
+            await client.enqueue(Task("work"), task_id=str(n))
+        assert await calls(redis) - before == 20
+    assert await pending(redis) == [str(n) for n in range(20)]
+
+
+async def test_many_at_once_share_calls(redis: Redis, redis_url: str) -> None:
+    async with asyncio.timeout(PATIENCE), Client(redis_url) as client:
+        await client.enqueue(Task("work"), task_id="first")
+        before = await calls(redis)
+        await asyncio.gather(*(client.enqueue(Task("work"), task_id=str(n)) for n in range(100)))
+        assert await calls(redis) - before == 2  # the first alone, the others while it was under way
+        await asyncio.gather(*(client.enqueue(Task("work"), task_id=str(n)) for n in range(100, 200)))
+        assert await calls(redis) - before == 3  # many were there before, so all are waited for that are ready
+    assert await pending(redis) == ["first", *map(str, range(200))]
+
+
+async def test_full_batches_do_not_wait_for_each_other(redis: Redis, proxy: MakeProxy) -> None:
+    between = await proxy()
+    async with asyncio.timeout(PATIENCE), Client(between.url, operation_timeout=10) as client:
+        await client.enqueue(Task("work"), task_id="first")
+        between.black_hole()
+        under_way = asyncio.create_task(client.enqueue_many([Task("work", task_id=str(n)) for n in range(1000)]))
+        await asyncio.sleep(0)
+        assert client._batcher is not None
+        [lane] = client._batcher._lanes.values()
+        sent = [len(call.batch) for call in lane.calls]
+        assert sent == [1, *[batcher.FULL] * (batcher.CALLS - 1)]
+        between.resume()
+        infos = await under_way
+    assert [info.id for info in infos if isinstance(info, TaskInfo)] == [str(n) for n in range(1000)]
+    assert await pending(redis) == ["first", *map(str, range(1000))]
+
+
+async def test_calls_without_an_order_go_one_at_a_time(
+    redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a Cluster, where each call takes a connection of its own."""
+    async with asyncio.timeout(PATIENCE), RDB(redis_url) as rdb:
+        monkeypatch.setattr(rdb, "_shared", False)
+        async with Client(rdb) as client:
+            client._rdb._shared = False
+            infos = await client.enqueue_many([Task("work", task_id=str(n)) for n in range(1000)])
+    assert [info.id for info in infos if isinstance(info, TaskInfo)] == [str(n) for n in range(1000)]
+    assert await pending(redis) == [str(n) for n in range(1000)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+async def test_a_connection_breaks_under_several_calls(redis: Redis, proxy: MakeProxy, kind: str, nth: int) -> None:
+    """Each is repeated with its own receipt, and each task is there once."""
+    between = await proxy()
+    async with asyncio.timeout(PATIENCE), Client(between.url) as client:
+        await client.enqueue(Task("work"), task_id="first")
+        fault = getattr(between, kind)(ENQUEUE, nth=nth)
+        infos, alone = await asyncio.gather(
+            client.enqueue_many([Task("work", task_id=str(n)) for n in range(1000)]),
+            client.enqueue(Task("work"), task_id="alone"),
+        )
+        assert fault.fired == 1
+    assert [info.id for info in infos if isinstance(info, TaskInfo)] == [str(n) for n in range(1000)]
+    assert alone.id == "alone"
+    assert sorted(await pending(redis)) == sorted(["first", "alone", *map(str, range(1000))])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_lone_one_that_is_refused_and_whose_reply_is_lost(redis: Redis, proxy: MakeProxy, kind: str) -> None:
+    """The receipt tells the refusal too."""
+    between = await proxy()
+    async with asyncio.timeout(PATIENCE), Client(between.url) as client:
+        await client.enqueue(Task("work"), task_id="a")
+        fault = getattr(between, kind)(ENQUEUE)
+        with pytest.raises(TaskIDConflictError):
+            await client.enqueue(Task("work"), task_id="a")
+        assert fault.fired == 1
+        fault = getattr(between, kind)(ENQUEUE)
+        answers = await client.enqueue_many([Task("work", task_id=name) for name in ("b", "a", "c", "b")])
+        assert fault.fired == 1
+    assert [type(answer) for answer in answers] == [TaskInfo, TaskIDConflictError, TaskInfo, TaskIDConflictError]
+    assert await pending(redis) == ["a", "b", "c"]
+
+
+async def test_a_lone_one_that_was_cancelled_under_way_stands(redis: Redis, proxy: MakeProxy) -> None:
+    between = await proxy()
+    async with asyncio.timeout(PATIENCE), Client(between.url, operation_timeout=10) as client:
+        await client.enqueue(Task("work"), task_id="first")
+        fault = between.cut_before(ENQUEUE)
+        sent = asyncio.create_task(client.enqueue(Task("work"), task_id="sent"))
+        await asyncio.sleep(0)
+        waits = asyncio.create_task(client.enqueue(Task("work"), task_id="waits"))
+        stays = asyncio.create_task(client.enqueue(Task("work"), task_id="stays"))
+        await asyncio.sleep(0)
+        sent.cancel()
+        waits.cancel()
+        ended = await asyncio.gather(sent, waits, return_exceptions=True)
+        assert [type(end) for end in ended] == [asyncio.CancelledError] * 2
+        await stays
+        assert fault.fired == 1  # what nobody waits for is repeated all the same
+    assert await pending(redis) == ["first", "sent", "stays"]
+
+
+async def test_a_bulk_that_was_cancelled_withdraws_what_was_not_sent(redis: Redis, proxy: MakeProxy) -> None:
+    between = await proxy()
+    async with asyncio.timeout(PATIENCE), Client(between.url, operation_timeout=10) as client:
+        await client.enqueue(Task("work"), task_id="first")
+        between.black_hole()
+        bulk = asyncio.create_task(client.enqueue_many([Task("work", task_id=str(n)) for n in range(1000)]))
+        await asyncio.sleep(0)
+        bulk.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await bulk
+        between.resume()
+        await client.enqueue(Task("work"), task_id="last")
+    sent = 1 + batcher.FULL * (batcher.CALLS - 1)
+    assert await pending(redis) == ["first", *map(str, range(sent)), "last"]
+
+
+async def test_an_error_of_one_call_is_not_the_next_ones(redis: Redis, redis_url: str) -> None:
+    async with asyncio.timeout(PATIENCE), Client(redis_url) as client:
+        await client.enqueue(Task("work"), task_id="first")
+        await redis.rename(keys.pending("default"), "aside")
+        await redis.set(keys.pending("default"), "no list")
+        with pytest.raises(BrokerError, match="WRONGTYPE") as caught:
+            await client.enqueue(Task("work"), task_id="wrong")
+        assert not caught.value.maybe_done
+        [error] = await client.enqueue_many([Task("work")])
+        assert isinstance(error, BrokerError)
+        await redis.rename("aside", keys.pending("default"))
+        await client.enqueue(Task("work"), task_id="right")
+    assert await pending(redis) == ["first", "right"]
+
+
+async def test_a_number_too_large_for_the_wire_is_the_callers(redis: Redis, redis_url: str) -> None:
+    """What cannot be encoded is told to whom it concerns, and the client goes on."""
+    async with asyncio.timeout(PATIENCE), Client(redis_url) as client:
+        assert client._batcher is not None
+        task = Task("work")
+        task.type = None  # type: ignore[assignment]
+        with pytest.raises(TypeError):
+            await client.enqueue(task)
+        await client.enqueue(Task("work"), task_id="right")
+    assert await pending(redis) == ["right"]
+
+
+async def test_a_client_that_is_given_up_leaves_nobody_waiting(redis: Redis, proxy: MakeProxy) -> None:
+    between = await proxy()
+    client = Client(between.url, operation_timeout=10)
+    async with asyncio.timeout(PATIENCE):
+        await client.enqueue(Task("work"), task_id="first")
+        between.black_hole()
+        enqueues = [asyncio.create_task(client.enqueue(Task("work"), task_id=str(n))) for n in range(3)]
+        await asyncio.sleep(0)
+        client._rdb.abort()
+        answers = await asyncio.gather(*enqueues, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [asyncio.CancelledError] * 3
+        between.resume()
+        await client.aclose()
