@@ -1,7 +1,7 @@
 """Every error a user can meet, in one tree.
 
 AioasynqError
-├── TaskError(queue, task_id)    TaskIDConflictError · DuplicateTaskError · TaskNotFoundError
+├── TaskError(queue, task_id)    TaskIDConflictError · DuplicateTaskError · TaskNotFoundError · TaskFailedError
 ├── QueueError(queue)            QueueNotFoundError · QueueNotEmptyError
 ├── BrokerError(maybe_done)      Redis could not be reached, or answered nonsense
 │   └── BrokerRefusedError       Redis answered, and will go on refusing: wrong password, no permission, too old
@@ -40,6 +40,7 @@ __all__ = [
     "TaskCancelledError",
     "TaskDeadlineError",
     "TaskError",
+    "TaskFailedError",
     "TaskIDConflictError",
     "TaskNotFoundError",
     "TaskTimeoutError",
@@ -82,6 +83,20 @@ class TaskNotFoundError(TaskError):
     """The queue holds no task with this id."""
 
     _text = "cannot find task {task_id!r} in queue {queue!r}"
+
+
+class TaskFailedError(TaskError):
+    """The task has failed for good; ``error`` is the text of its last error."""
+
+    _text = "task {task_id!r} in queue {queue!r} failed: {error}"
+
+    def __init__(self, queue: str, task_id: str, error: str) -> None:
+        super().__init__(queue, task_id)
+        self.args = (queue, task_id, error)
+        self.error = error
+
+    def __str__(self) -> str:
+        return self._text.format(queue=self.queue, task_id=self.task_id, error=self.error)
 
 
 class QueueError(AioasynqError):

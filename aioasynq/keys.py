@@ -211,6 +211,11 @@ def receipt(queue: str, caller: str) -> str:
     return f"asynq:{{{queue}}}:receipt:{caller}"
 
 
+def awaited(queue: str) -> str:
+    """String, there while somebody waits for the ends of tasks; and the channel on which they are told, by id."""
+    return f"asynq:{{{queue}}}:awaited"
+
+
 def waiting(queue: str) -> str:
     """Sorted set: the idle servers of a queue; the first ones wait for its next task, the others look now and then."""
     return f"asynq:{{{queue}}}:waiting"

@@ -170,7 +170,15 @@ def test_the_page_of_the_wire_names_every_field_and_our_keys():
     assert {name for name in fields | ours if f"| `{name}` |" not in text} == set()
     per_queue = (
         *(keys.pending, keys.active, keys.lease, keys.scheduled, keys.retry, keys.completed, keys.archived),
-        *(keys.paused, keys.groups, keys.aggregation_sets, keys.processed_total, keys.failed_total, keys.waiting),
+        *(
+            keys.paused,
+            keys.groups,
+            keys.aggregation_sets,
+            keys.processed_total,
+            keys.failed_total,
+            keys.waiting,
+            keys.awaited,
+        ),
     )
     assert {key("q") for key in per_queue if f"`{key('q')}`" not in text} == set()
     others = {
@@ -245,7 +253,7 @@ def test_the_page_of_errors_names_every_error():
     named = set(re.findall(r"`([A-Z]\w+)(?:\([^`]*\))?`", text))
     assert set(aioasynq.errors.__all__) - named == set()
     assert {name for name in named if name.endswith("Error")} - set(aioasynq.errors.__all__) == {
-        *("ValueError", "TypeError", "RuntimeError", "CancelledError")
+        *("ValueError", "TypeError", "RuntimeError", "TimeoutError", "CancelledError")
     }
 
 

@@ -35,6 +35,7 @@ PUBLIC = [
     "TaskCancelledError",
     "TaskDeadlineError",
     "TaskError",
+    "TaskFailedError",
     "TaskIDConflictError",
     "TaskInfo",
     "TaskNotFoundError",

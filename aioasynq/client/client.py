@@ -7,19 +7,20 @@ import os
 import time
 import uuid
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from aioasynq.client.batcher import Batcher
+from aioasynq.client.results import Results
 from aioasynq.compose import Composed, compose, task_info
 from aioasynq.errors import AioasynqError
+from aioasynq.keys import check_queue_name
 from aioasynq.options import EMPTY, Options, OptionsDict
 from aioasynq.rdb.base import OPERATION_TIMEOUT
 from aioasynq.rdb.rdb import RDB, open_rdb
-from aioasynq.task import Task
+from aioasynq.task import DEFAULT_QUEUE, Task, TaskInfo
 
 if TYPE_CHECKING:
     from aioasynq.rdb.connection import AnyRedis
-    from aioasynq.task import TaskInfo
 
 MAX_PAYLOAD = 10_000_000  #: bytes, headers included; Redis's own limit is 512 MB
 
@@ -56,6 +57,7 @@ class Client:
         self._patience = operation_timeout
         self._max_payload = max_payload
         self._batcher: Batcher | None = None
+        self._results: Results | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._closed = False
@@ -126,6 +128,38 @@ class Client:
                 raise refusal
         return infos
 
+    async def result(
+        self, task: TaskInfo | str, *, queue: str | None = None, timeout: float | None = None, raw: bool = False
+    ) -> Any:
+        """Wait until a task has ended, and return what its handler returned.
+
+        Results are kept for as long as the ``retention`` of the task, which it needs for that.
+
+        Args:
+            task: what :meth:`enqueue` returned, or an id.
+            queue: of an id; ``default`` if not given.
+            timeout: seconds to wait at most; None waits as long as it takes.
+            raw: return the bytes that are stored. Else JSON is decoded, and only what is none comes as bytes.
+
+        Raises:
+            TaskFailedError: the task has failed for good; with the text of its last error.
+            TaskNotFoundError: there is no such task, or none any more: it was deleted, or its retention is over.
+            TimeoutError: it has not ended in time.
+            BrokerError: Redis does not answer.
+            ValueError, TypeError: an argument is wrong, or the task has no retention.
+        """
+        self._ready()
+        queue, task_id = _whose(task, queue)
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout must be a number of seconds, 0 or more, or None, got {timeout!r}")
+        if self._results is None:
+            self._results = Results(self._rdb)
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._results.wait(queue, task_id, raw=raw)
+        except TimeoutError:
+            raise TimeoutError(f"task {task_id!r} in queue {queue!r} has not ended within {timeout:g} s") from None
+
     async def ping(self) -> None:
         """Ask Redis for a sign of life.
 
@@ -141,6 +175,8 @@ class Client:
         try:
             if self._batcher is not None:
                 await self._batcher.drain()
+            if self._results is not None:
+                await self._results.close()
         finally:
             await self._rdb.aclose()
 
@@ -185,3 +221,20 @@ class Client:
 
 def _info(composed: Composed) -> TaskInfo:
     return task_info(composed.msg, composed.state, composed.next_process_at)
+
+
+def _whose(task: TaskInfo | str, queue: str | None) -> tuple[str, str]:
+    """Queue and id of a task that somebody waits for."""
+    if isinstance(task, str):
+        name = DEFAULT_QUEUE if queue is None else queue
+        check_queue_name(name)
+        return name, task
+    if not isinstance(task, TaskInfo):
+        raise TypeError(f"task must be what enqueue returned, or an id, got {task!r}")
+    if queue is not None:
+        raise ValueError(f"queue is for an id; what enqueue returned names its own, {task.queue!r}, got {queue!r}")
+    if not task.retention:
+        raise ValueError(
+            f"task {task.id!r} ({task.type}) has no retention, so its result is not kept: enqueue it with retention=…"
+        )
+    return task.queue, task.id

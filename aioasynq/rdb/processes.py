@@ -82,8 +82,8 @@ class Processes(Operations):
         """Ask every server to cancel this task if it runs there, and return how many heard it."""
         return int(await self._plain("PUBLISH", partial(self.command, "PUBLISH", keys.CANCEL, task_id)))
 
-    def cancelation_pubsub(self) -> PubSub:
-        """A subscription to ids that are to be cancelled, not yet subscribed; the caller closes it."""
+    def pubsub(self) -> PubSub:
+        """Something to subscribe with, on a connection of its own; the caller closes it."""
         return subscriber_of(self._redis).pubsub(ignore_subscribe_messages=True)
 
     async def wait_rank(self, queue: str, name: str, *, ttl: float) -> int:

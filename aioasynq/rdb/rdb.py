@@ -11,6 +11,7 @@ from redis.asyncio.cluster import RedisCluster
 
 from aioasynq.errors import BrokerError, BrokerRefusedError
 from aioasynq.rdb.connection import Link
+from aioasynq.rdb.ends import Ends
 from aioasynq.rdb.groups import Groups
 from aioasynq.rdb.lifecycle import Lifecycle
 from aioasynq.rdb.processes import Processes
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 MIN_VERSION = (6, 2)
 
 
-class RDB(Lifecycle, Groups, Upkeep, Processes):
+class RDB(Lifecycle, Groups, Ends, Upkeep, Processes):
     """Every atomic step a queue is made of, under the names of asynq's first RDB.
 
     Args:

@@ -25,7 +25,7 @@ async def cancel_loop(rdb: RDB, cancel: Callable[[str], None]) -> None:
     """Call *cancel* with each id that arrives, until cancelled; subscribe anew whenever the connection breaks."""
     refused = ""
     while True:
-        pubsub = rdb.cancelation_pubsub()
+        pubsub = rdb.pubsub()
         try:
             await pubsub.subscribe(keys.CANCEL)
             while True:

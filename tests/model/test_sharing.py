@@ -191,7 +191,8 @@ async def settle(redis_url: str, ends: list[End], faults: list[tuple[str, int]],
                 Contact(rdb.address),
                 "server",
                 lambda running, ours: settled.append((cast("str", running), ours)),
-                lambda delay: None,
+                lambda: None,
+                lambda _: None,
             )
             work = [end(leased, how) for leased, how in zip(tasks, ends, strict=True)]
             await asyncio.gather(disturb(between, faults, cuts), *map(drain_for_a_moment, cuts), *work)

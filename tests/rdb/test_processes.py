@@ -105,7 +105,7 @@ async def test_what_cannot_be_read_is_left_out(rdb, redis_target):
 
 async def test_row_57_every_id_reaches_a_subscriber_in_order(rdb, redis_target):
     ids = [f"{n}" for n in range(50)]
-    pubsub = rdb.cancelation_pubsub()
+    pubsub = rdb.pubsub()
     async with asyncio.timeout(10):
         await pubsub.subscribe(keys.CANCEL)
         await pubsub.get_message(timeout=5)  # that it is subscribed

@@ -24,7 +24,7 @@ from tests.support.build import message, unique
 from tests.support.state import State
 
 #: An ordinary run does well without these; docs/security.md says what is lost.
-OPTIONAL = {"info", "client|id", "client|unblock", "unsubscribe"}
+OPTIONAL = {"info", "publish", "client|id", "client|unblock", "unsubscribe"}
 #: Only a whole server uses these.
 OF_THE_SERVER = {"blmove", "subscribe", "unsubscribe", "client|id", "client|unblock", "info", "ping"}
 INFO = ServerInfo(host="h", pid=1, server_id="s")

@@ -1,5 +1,5 @@
 -- kill: archive tasks that failed for good, and let go of what the archive cannot hold.
--- uses: clock, receipt, may, mine, count, unlock
+-- uses: clock, receipt, may, mine, count, unlock, awaited
 --
 -- KEYS[1]   receipt   string
 -- KEYS[2]   active    list
@@ -31,7 +31,7 @@ may("HGET", KEYS[9], "INCRBY", KEYS[4], "EXPIREAT", KEYS[5], "SET", KEYS[1])
 may("ZRANGEBYSCORE", KEYS[8], "ZRANGE", KEYS[8])
 
 local now = clock(ARGV[2])
-local answers, settled, key = {}, 0, 9
+local answers, gone, key = {}, {}, 9
 for i = 6, #ARGV, 5 do
   local id, task, unique = ARGV[i], KEYS[key], nil
   key = key + 1
@@ -51,17 +51,18 @@ for i = 6, #ARGV, 5 do
       redis.call("HSET", task, "msg", ARGV[i + 3])
     end
     unlock(unique or redis.call("HGET", task, "unique_key"), id)
-    settled = settled + 1
+    gone[#gone + 1] = id
     answers[#answers + 1] = 1
   else
     answers[#answers + 1] = 0
   end
 end
-if settled == 0 then
+if #gone == 0 then
   return answers
 end
-count(KEYS[4], KEYS[5], settled, now)
-count(KEYS[6], KEYS[7], settled, now)
+count(KEYS[4], KEYS[5], #gone, now)
+count(KEYS[6], KEYS[7], #gone, now)
+tell_ended(KEYS[2], gone)
 
 local function let_go(ids)
   for _, id in ipairs(ids) do

@@ -1,5 +1,5 @@
 -- mark_as_complete: keep tasks that succeeded for their retention.
--- uses: clock, receipt, may, mine, leases, count
+-- uses: clock, receipt, may, mine, leases, count, awaited
 --
 -- KEYS[1]   receipt    string
 -- KEYS[2]   active     list
@@ -55,4 +55,5 @@ if #gone == 0 then
 end
 redis.call("ZREM", KEYS[3], unpack(gone))
 count(KEYS[4], KEYS[5], #gone, now)
+tell_ended(KEYS[2], gone)
 return remember(KEYS[1], ARGV[1], answers)
