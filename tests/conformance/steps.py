@@ -271,7 +271,8 @@ def normalised(state: State) -> State:
     6. A lock whose task was archived, or whose task has another lock or none, is left out: Go lets it stay (after
        archiving, or after an enqueue that found the id taken); we release or do not take it.
     7. Names of groups with waiting tasks are in ``groups``: Go forgets to put them back when it forwards a task.
-    8. Lives that are left to keys may differ by five seconds: time goes by between the two plays.
+    8. A task that is scheduled into a group has a ``group`` field: Go forgets it, and the task would not join its group.
+    9. Lives that are left to keys may differ by five seconds: time goes by between the two plays.
     """
     out: State = {}
     groups: dict[str, set[bytes]] = {}
@@ -285,13 +286,15 @@ def normalised(state: State) -> State:
             groups.setdefault(f"{prefix}}}:groups", set()).add(rest.removeprefix("g:").encode())
         if rest.startswith("t:"):
             value = _task(value)  # noqa: PLW2901
+            if value["state"] == b"scheduled":  # 8
+                value.pop(keys.GROUP, None)
         elif name.startswith("asynq:servers:"):
             value = decode_server(value)  # noqa: PLW2901 - 5
         elif name.startswith("asynq:workers:"):
             value = {task: decode_worker(data) for task, data in value.items()}  # noqa: PLW2901 - 5
         elif isinstance(value, dict):
             value = {member: int(score) for member, score in value.items()}  # noqa: PLW2901 - 1
-        out[name] = (value, Life(ttl))  # 8
+        out[name] = (value, Life(ttl))  # 9
     for name, names in groups.items():  # 7
         known, ttl = out.get(name, (set(), Life(-1)))
         out[name] = (known | names, ttl)

@@ -9,6 +9,7 @@ import pytest
 from aioasynq import ServeMux, Server, Task, keys
 from tests.conformance.go_side import GoClient, GoInspector, GoServer
 from tests.conformance.python_side import PythonClient
+from tests.conformance.tables import DELAYED_GROUP
 
 PATIENCE = 30.0
 
@@ -27,6 +28,14 @@ async def test_go_aggregates(go_programs, go_client: GoClient, python_client: Py
         started = await server.wait("started", type="ok:all")
         await server.wait("settled", id=started["id"])
     assert await redis.keys(f"{keys.task_prefix(queue)}*") == []
+
+
+async def test_a_delayed_task_joins_its_group_for_go(go_programs, python_client: PythonClient, redis_url, queue):
+    """Whose clock moves it there does not matter."""
+    info = await python_client.enqueue("part", b"late", queue=queue, **DELAYED_GROUP.options())
+    assert info["state"] == DELAYED_GROUP.state
+    async with GoServer(redis_url, queues=[queue], aggregate="ok:all") as server:
+        assert (await server.wait("aggregated", group="g"))["payloads"] == ["late"]
 
 
 async def test_python_aggregates_and_go_works(

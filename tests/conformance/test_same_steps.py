@@ -196,7 +196,6 @@ STORIES: dict[str, list[Step]] = {
         {"op": "redis", "command": ["HSET", keys.task(Q, "a"), "state", "pending"]},
         *dequeue(), retry("a"), clock(75), FORWARD,
     ],
-    "forward a task that is scheduled into a group": [schedule("a", group_key="g"), clock(75), FORWARD],
     "extend leases": [
         *enqueue("a", "b", "c"), *dequeue(2), clock(10), {"op": "extend_lease", "queue": Q, "ids": ["a"]}, clock(20),
         {"op": "extend_lease", "queue": Q, "ids": ["b", "c", "nobody"]},
