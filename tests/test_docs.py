@@ -166,7 +166,7 @@ def test_links_lead_somewhere(page: Path):
 def test_the_page_of_the_wire_names_every_field_and_our_keys():
     text = (ROOT / "docs" / "wire.md").read_text()
     fields = {keys.MSG, keys.STATE, keys.PENDING_SINCE, keys.UNIQUE_KEY, keys.GROUP, keys.RESULT}
-    ours = {keys.OWNER, keys.RECOVERED, keys.ERROR}
+    ours = {keys.JOIN, keys.OWNER, keys.RECOVERED, keys.ERROR}
     assert {name for name in fields | ours if f"| `{name}` |" not in text} == set()
     per_queue = (
         *(keys.pending, keys.active, keys.lease, keys.scheduled, keys.retry, keys.completed, keys.archived),

@@ -265,14 +265,13 @@ def normalised(state: State) -> State:
 
     1. Scores have whole seconds; ours carry fractions, and those of our leases always do.
     2. ``pending_since`` is cut to whole seconds; our clock is a float, which has no nanoseconds.
-    3. Fields ``owner``, ``recovered`` and ``error`` of a task's hash are ours.
+    3. Fields ``join``, ``owner``, ``recovered`` and ``error`` of a task's hash are ours.
     4. Keys ``receipt:…`` and ``waiting`` of a queue are ours.
     5. Messages and records of servers are compared decoded: the order of headers and queues is Go's whim.
     6. A lock whose task was archived, or whose task has another lock or none, is left out: Go lets it stay (after
        archiving, or after an enqueue that found the id taken); we release or do not take it.
     7. Names of groups with waiting tasks are in ``groups``: Go forgets to put them back when it forwards a task.
-    8. A task that is scheduled into a group has a ``group`` field: Go forgets it, and the task would not join its group.
-    9. Lives that are left to keys may differ by five seconds: time goes by between the two plays.
+    8. Lives that are left to keys may differ by five seconds: time goes by between the two plays.
     """
     out: State = {}
     groups: dict[str, set[bytes]] = {}
@@ -286,15 +285,13 @@ def normalised(state: State) -> State:
             groups.setdefault(f"{prefix}}}:groups", set()).add(rest.removeprefix("g:").encode())
         if rest.startswith("t:"):
             value = _task(value)  # noqa: PLW2901
-            if value["state"] == b"scheduled":  # 8
-                value.pop(keys.GROUP, None)
         elif name.startswith("asynq:servers:"):
             value = decode_server(value)  # noqa: PLW2901 - 5
         elif name.startswith("asynq:workers:"):
             value = {task: decode_worker(data) for task, data in value.items()}  # noqa: PLW2901 - 5
         elif isinstance(value, dict):
             value = {member: int(score) for member, score in value.items()}  # noqa: PLW2901 - 1
-        out[name] = (value, Life(ttl))  # 9
+        out[name] = (value, Life(ttl))  # 8
     for name, names in groups.items():  # 7
         known, ttl = out.get(name, (set(), Life(-1)))
         out[name] = (known | names, ttl)
@@ -308,7 +305,7 @@ def _locks(state: State, task: str, lock: str) -> bool:
 
 def _task(stored: Mapping[bytes, bytes]) -> dict[str, Any]:
     fields: dict[str, Any] = {name.decode(): value for name, value in stored.items()}
-    for ours in (keys.OWNER, keys.RECOVERED, keys.ERROR):  # 3
+    for ours in (keys.JOIN, keys.OWNER, keys.RECOVERED, keys.ERROR):  # 3
         fields.pop(ours, None)
     if keys.PENDING_SINCE in fields:  # 2
         fields[keys.PENDING_SINCE] = int(fields[keys.PENDING_SINCE]) // 10**9

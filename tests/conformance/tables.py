@@ -26,7 +26,7 @@ ROUTES: dict[str, Route] = {
     "at a time, unique": Route(lambda: {"process_at": time.time() + 1.2, "unique": 60}, "scheduled"),
 }
 
-#: asynq forgets the group of a delayed task: whoever finds it due makes it pending. Ours joins its group.
+#: asynq makes a delayed task pending when it is due, whatever its group. Ours joins its group where we find it due.
 DELAYED_GROUP = Route(lambda: {"group": "g", "process_in": 1}, "scheduled")
 
 GROUP_ROUTES: dict[str, Route] = {

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from aioasynq import ServeMux, Server, Task, keys
+from aioasynq.rdb.rdb import RDB
 from tests.conformance.go_side import GoClient, GoInspector, GoServer
 from tests.conformance.python_side import PythonClient
 from tests.conformance.tables import DELAYED_GROUP
@@ -30,10 +31,13 @@ async def test_go_aggregates(go_programs, go_client: GoClient, python_client: Py
     assert await redis.keys(f"{keys.task_prefix(queue)}*") == []
 
 
-async def test_a_delayed_task_joins_its_group_for_go(go_programs, python_client: PythonClient, redis_url, queue):
-    """Whose clock moves it there does not matter."""
+async def test_a_delayed_task_joins_its_group(go_programs, python_client: PythonClient, redis, redis_url, queue):
+    """Where a Python server finds it due; its group is then looked at by Go as well."""
     info = await python_client.enqueue("part", b"late", queue=queue, **DELAYED_GROUP.options())
     assert info["state"] == DELAYED_GROUP.state
+    async with asyncio.timeout(PATIENCE), RDB(redis) as rdb:
+        while not (await rdb.check_and_enqueue(queue)).moved:
+            await asyncio.sleep(0.05)
     async with GoServer(redis_url, queues=[queue], aggregate="ok:all") as server:
         assert (await server.wait("aggregated", group="g"))["payloads"] == ["late"]
 

@@ -9,10 +9,10 @@ import pytest
 from aioasynq import keys
 from tests.conformance.go_side import GoClient, GoError, GoInspector, GoServer
 from tests.conformance.python_side import PythonClient, PythonServer, differences, read_task
-from tests.conformance.tables import ENDS, GROUP_ROUTES, OPTIONS, ROUTES
+from tests.conformance.tables import DELAYED_GROUP, ENDS, GROUP_ROUTES, OPTIONS, ROUTES
 
 
-@pytest.mark.parametrize("route", ROUTES.values(), ids=ROUTES)
+@pytest.mark.parametrize("route", [*ROUTES.values(), DELAYED_GROUP], ids=[*ROUTES, "in a group in a second"])
 async def test_a_task_arrives_by_every_route(
     go_programs, python_client: PythonClient, go_inspector: GoInspector, redis, redis_url, queue, route
 ):

@@ -152,7 +152,7 @@ class Model:
         state.scheduled[msg.id] = due_score(moment, self.now)
         self.hash_of(state, msg.id).update(state="scheduled")
         if msg.group_key:
-            self.hash_of(state, msg.id).update(group=msg.group_key)
+            self.hash_of(state, msg.id).update(join=msg.group_key)
 
     def put_into_group(self, state: State, msg: TaskMessage) -> None:
         self._join(state, msg.id, msg.group_key)
@@ -356,9 +356,11 @@ class Model:
                     del source[task_id]
                     moved += 1
                     content = self.hash_of(state, task_id)
-                    if group := content.get("group"):
+                    joins = content.get("join") if source is state.scheduled else None
+                    if group := content.get("group") or joins:
                         self._join(state, task_id, group)
-                        content.update(state="aggregating")
+                        content.update(state="aggregating", group=group)
+                        content.pop("join", None)
                     else:
                         state.pending.append(task_id)
                         content.update(state="pending", pending_since=self._since())

@@ -19,7 +19,8 @@ for _, id in ipairs(ids) do
   if state == nil or (state ~= source and held(prefix, id, state)) then
     strays[#strays + 1] = id
   else
-    local group = redis.call("HGET", prefix .. "t:" .. id, "group")
+    local fields = redis.call("HMGET", prefix .. "t:" .. id, "group", "join")
+    local group = fields[1] or (source == "scheduled" and fields[2])
     if group and group ~= "" then
       redis.call("ZCARD", prefix .. "g:" .. group) -- fails here, before anything is written, when it is no group
       grouped[#grouped + 1] = { id, group }
@@ -34,7 +35,8 @@ end
 if #grouped > 0 then
   redis.call("SCARD", KEYS[3]) -- as above
 end
-may("ZREM", KEYS[1], "LPUSH", KEYS[2], "HSET", prefix .. "t:", "ZADD", prefix .. "g:", "SADD", KEYS[3])
+may("ZREM", KEYS[1], "LPUSH", KEYS[2], "HSET", prefix .. "t:", "HDEL", prefix .. "t:")
+may("ZADD", prefix .. "g:", "SADD", KEYS[3])
 redis.call("ZREM", KEYS[1], "") -- removes nothing, but passes when memory is full, and then the rest does too
 if #ready > 0 then
   redis.call("LPUSH", KEYS[2], unpack(ready))
@@ -49,6 +51,7 @@ for _, id in ipairs(ready) do
   redis.call("HSET", prefix .. "t:" .. id, "state", "pending", "pending_since", since)
 end
 for _, pair in ipairs(grouped) do
-  redis.call("HSET", prefix .. "t:" .. pair[1], "state", "aggregating")
+  redis.call("HSET", prefix .. "t:" .. pair[1], "state", "aggregating", "group", pair[2])
+  redis.call("HDEL", prefix .. "t:" .. pair[1], "join")
 end
 return { #ids, strays }

@@ -31,7 +31,7 @@ for i = 3, #KEYS do
     redis.call("ZADD", KEYS[2], due(when, now), id) -- first, as in enqueue
     redis.call("HSET", KEYS[i], "msg", msg, "state", "scheduled")
     if group ~= "" then
-      redis.call("HSET", KEYS[i], "group", group)
+      redis.call("HSET", KEYS[i], "join", group) -- ours: "group" would let Go put it into a group it does not look at
     end
     answers[#answers + 1] = 1
   end

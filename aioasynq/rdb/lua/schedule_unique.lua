@@ -37,7 +37,7 @@ for i = 3, #KEYS, 2 do
     redis.call("ZADD", KEYS[2], due(when, now), id) -- first, as in enqueue
     redis.call("HSET", task, "msg", msg, "state", "scheduled", "unique_key", unique)
     if group ~= "" then
-      redis.call("HSET", task, "group", group)
+      redis.call("HSET", task, "join", group) -- ours: "group" would let Go put it into a group it does not look at
     end
     redis.call("SET", unique, id, "EX", ttl)
     answers[#answers + 1] = 1
