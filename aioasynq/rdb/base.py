@@ -56,14 +56,18 @@ _PASSING = (
     RedisClusterException,
 )
 _REFUSED = (AuthenticationError, AuthorizationError, NoPermissionError)
+#: A script was refused a command in its midst; what came before that is done.
+_TORN_TEXTS = (
+    "The user executing the script can't",  # Redis 7.0, of a command within a script
+    "ACL failure in script",  # the same since 7.2
+)
 _REFUSED_TEXTS = (
     "WRONGPASS",
     "NOAUTH",
     "NOPERM",
     "invalid username-password",
     "invalid password",
-    "The user executing the script can't",  # Redis 7.0, of a command within a script
-    "ACL failure in script",  # the same since 7.2
+    *_TORN_TEXTS,
     "DB index is out of range",
     "invalid DB index",
 )
@@ -304,7 +308,8 @@ class Operations:
             except NoScriptError:  # of a first attempt
                 continue
             except _REFUSED as exc:
-                raise BrokerRefusedError(self._text(what, exc), maybe_done=writes and sent, answered=True) from exc
+                maybe_done = writes and (sent or _is_torn(exc))
+                raise BrokerRefusedError(self._text(what, exc), maybe_done=maybe_done, answered=True) from exc
             except _PASSING as exc:
                 if any(text in str(exc) for text in _REFUSED_TEXTS):
                     raise BrokerRefusedError(self._text(what, exc), maybe_done=writes and sent, answered=True) from exc
@@ -317,7 +322,8 @@ class Operations:
             except (ResponseError, RedisError) as exc:
                 self._answered = True
                 if any(text in str(exc) for text in _REFUSED_TEXTS):
-                    raise BrokerRefusedError(self._text(what, exc), maybe_done=writes and sent, answered=True) from exc
+                    maybe_done = writes and (sent or _is_torn(exc))
+                    raise BrokerRefusedError(self._text(what, exc), maybe_done=maybe_done, answered=True) from exc
                 raise BrokerError(self._text(what, exc), maybe_done=writes and sent, answered=True) from exc
 
     def _text(self, what: str, exc: BaseException) -> str:
@@ -482,6 +488,10 @@ async def tell(work: Coroutine[Any, Any, object], on_answer: OnReply) -> None:
 
 def _unescaped(word: Arg) -> Arg:
     return word.encode("utf-8", "surrogateescape") if isinstance(word, str) else word
+
+
+def _is_torn(exc: BaseException) -> bool:
+    return any(text in str(exc) for text in _TORN_TEXTS)
 
 
 def _never_sent(exc: BaseException) -> bool:
