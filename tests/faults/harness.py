@@ -169,8 +169,11 @@ class System:
         """End a worker by SIGKILL; the ledger says so."""
         self.workers.remove(worker)
         worker.disturbed = True
+        if not worker.heard_late:  # what it does before its death is near the kill, however long that takes to come
+            self.ledger.write("-", "kill", worker.pid)
         worker.kill()
-        self.ledger.write("-", "kill", worker.pid)
+        if worker.heard_late:
+            self.ledger.write("-", "kill", worker.pid)
 
     def kill_child(self, parent: Worker, pid: int) -> None:
         """End a child of *parent* by SIGKILL; the ledger says so."""

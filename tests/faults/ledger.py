@@ -55,9 +55,9 @@ class Event(NamedTuple):
     """One line.
 
     Of tasks: ``ack`` and ``refused`` are what the client heard; ``start``, and then one of ``end`` (it did all it had
-    to), ``fail`` (on purpose) and ``cancelled`` what its handler did. Of workers, with ``-`` for an id: ``kill`` and
-    ``freeze``, written just after (of a child of the command just before it is killed); ``stop``, written just before
-    SIGTERM; ``dark`` and ``light``, between which it was cut off from Redis.
+    to), ``fail`` (on purpose) and ``cancelled`` what its handler did. Of workers, with ``-`` for an id: ``kill``,
+    written just before (of Go's just after, since its events come late), and ``freeze``, written just after; ``stop``,
+    written just before SIGTERM; ``dark`` and ``light``, between which it was cut off from Redis.
     """
 
     task_id: str

@@ -24,6 +24,8 @@ _LOOK = 0.05  # seconds between two looks at a log
 class Worker:
     """A worker process that says ``ready`` on its standard output."""
 
+    heard_late = False  #: what it does comes into the ledger by way of a pipe
+
     def __init__(self, command: list[str], log: Path, **environment: str) -> None:
         self.log = log
         self.disturbed = False  #: it was killed, frozen or cut off
@@ -107,6 +109,8 @@ class CommandLine(Worker):
 
 class GoWorker(Worker):
     """A server of asynq's; what it prints goes into the ledger."""
+
+    heard_late = True
 
     _NAMES = {"started": "start", "finished": "end", "failed": "fail", "cancelled": "cancelled"}  # noqa: RUF012
 
