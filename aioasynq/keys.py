@@ -20,8 +20,22 @@ JOIN = "join"
 OWNER = "owner"
 RECOVERED = "recovered"
 ERROR = "error"
+PROGRESS = "progress"
+PROGRESS_TEXT = "progress_text"
 
 CANCEL = "asynq:cancel"  #: Pub/Sub channel; a message is the id of the task to cancel, and nothing else
+
+# asynq's layout of 2020: one place for the tasks of all queues, whose members are messages in JSON. No braces, so no
+# Cluster. The set of all queues had today's name, and the keys of lists in it.
+OLD_QUEUE = "asynq:queues:"  #: what the key of a queue's list begins with; the next task to run is on the right
+OLD_IN_PROGRESS = "asynq:in_progress"  #: list of what runs; the task that was taken first is on the right
+OLD_SCHEDULED = "asynq:scheduled"
+OLD_RETRY = "asynq:retry"
+OLD_DEAD = "asynq:dead"
+OLD_PROCESSED = "asynq:processed:"  #: what the key of a day's counter begins with, of all queues together
+OLD_FAILED = "asynq:failure:"
+OLD_PROCESSES = "asynq:ps"  #: sorted set: the key of each process's record, by its expiry in unix seconds
+OLD_PAUSED = "asynq:paused"  #: set: the keys of lists from which nothing is taken
 
 
 def check_queue_name(name: str) -> None:
@@ -79,6 +93,11 @@ def server_workers(host: str, pid: int, server_id: str) -> str:
     return f"asynq:workers:{{{host}:{pid}:{server_id}}}"
 
 
+def server_patterns(host: str, pid: int, server_id: str) -> str:
+    """String: the patterns of the task types that a server of ours has handlers for, as a JSON list; not asynq's."""
+    return f"asynq:servers:{{{host}:{pid}:{server_id}}}:patterns"
+
+
 def scheduler_entries(scheduler_id: str) -> str:
     """List: the entries of a scheduler, whose id is ``host:pid:uuid``."""
     return f"asynq:schedulers:{{{scheduler_id}}}"
@@ -87,6 +106,11 @@ def scheduler_entries(scheduler_id: str) -> str:
 def scheduler_history(entry_id: str) -> str:
     """Sorted set: what an entry has enqueued, by unix seconds."""
     return f"asynq:scheduler_history:{entry_id}"
+
+
+def semaphore(scope: str) -> str:
+    """Sorted set: the ids of the tasks that hold a token of a semaphore, by the unix second at which they lose it."""
+    return f"asynq:sema:{scope}"
 
 
 # Keys of a queue
@@ -210,6 +234,11 @@ def day(now: float) -> str:
 def receipt(queue: str, caller: str) -> str:
     """String: number and answer of the last write of *caller*, so that a repeated write is answered, not done twice."""
     return f"asynq:{{{queue}}}:receipt:{caller}"
+
+
+def fired(queue: str, entry_id: str) -> str:
+    """String: the last moment at which a periodic task was fired, by whom, and what came of it; not asynq's."""
+    return f"asynq:{{{queue}}}:fired:{entry_id}"
 
 
 def awaited(queue: str) -> str:

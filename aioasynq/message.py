@@ -1,19 +1,18 @@
 """Records as they are stored in Redis: tasks, servers, workers, scheduler entries.
 
 All times of servers, workers and schedulers are unix time in nanoseconds; those of a task are in whole seconds, as
-asynq stores them.
+asynq stores them. Records are msgspec structs: one is made with each task, for a fifth of what a dataclass costs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 GO_ZERO_TIME = -62135596800 * 10**9  #: Go's zero time (the start of year 1) in unix nanoseconds; it stands for "never"
 DEFAULT_TIMEOUT = 1800  #: seconds a task may run when it has neither timeout nor deadline
 
 
-@dataclass(slots=True, kw_only=True)
-class TaskMessage:
+class TaskMessage(Struct, kw_only=True, gc=False):
     """A task as it lies in its hash."""
 
     type: str
@@ -36,7 +35,9 @@ class TaskMessage:
     def size(self) -> int:
         """About how many bytes it has: those of the payload and of the headers."""
         size = len(self.payload) if self.payload else 0
-        return size + sum(len(name) + len(value) for name, value in self.headers.items()) if self.headers else size
+        for name, value in self.headers.items():
+            size += len(name) + len(value)
+        return size
 
     def effective_deadline(self, now: float) -> float:
         """When an attempt that starts at *now* has to be over; both are unix seconds.
@@ -51,8 +52,7 @@ class TaskMessage:
         return now + (self.timeout or DEFAULT_TIMEOUT)
 
 
-@dataclass(slots=True, kw_only=True)
-class ServerInfo:
+class ServerInfo(Struct, kw_only=True, gc=False):
     """What a server says about itself."""
 
     host: str = ""
@@ -66,8 +66,7 @@ class ServerInfo:
     active_worker_count: int = 0  #: tasks it is running
 
 
-@dataclass(slots=True, kw_only=True)
-class WorkerInfo:
+class WorkerInfo(Struct, kw_only=True, gc=False):
     """A task that a server is running."""
 
     host: str = ""
@@ -81,8 +80,7 @@ class WorkerInfo:
     deadline: int = GO_ZERO_TIME  #: unix nanoseconds
 
 
-@dataclass(slots=True, kw_only=True)
-class SchedulerEntry:
+class SchedulerEntry(Struct, kw_only=True, gc=False):
     """A periodic task of a scheduler."""
 
     id: str = ""
@@ -94,8 +92,7 @@ class SchedulerEntry:
     prev_enqueue_time: int = GO_ZERO_TIME  #: unix nanoseconds
 
 
-@dataclass(slots=True, kw_only=True)
-class SchedulerEnqueueEvent:
+class SchedulerEnqueueEvent(Struct, kw_only=True, gc=False):
     """A task that a scheduler enqueued."""
 
     task_id: str = ""

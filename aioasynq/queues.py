@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import gcd
@@ -45,6 +46,30 @@ def normalise(queues: Mapping[str, int] | Sequence[str]) -> dict[str, int]:
             raise ValueError(f"queues must have weights from 1 to {MAX_WEIGHT}, got {weight!r} for {name!r}")
     divisor = gcd(*weights.values())
     return {name: weight // divisor for name, weight in weights.items()}
+
+
+def weights_of(text: str) -> dict[str, int]:
+    """Queues and their weights, as they are written on a command line: ``critical:6,default:3,low``.
+
+    Raises:
+        ValueError: it is written in another way; the text says where.
+    """
+    found: dict[str, int] = {}
+    for part in (each.strip() for each in text.split(",")):
+        name, colon, weight = part.partition(":")
+        why = ""
+        if not part:
+            why = "there is a comma too many" if "," in text else "it is empty"
+        elif "=" in part and not colon:
+            why = f"{part!r} has a = where a : belongs"
+        elif not name or (colon and not re.fullmatch(r"0*[1-9][0-9]*", weight)) or " " in part:
+            why = f"in {part!r} the weight must be a whole number from 1" if name and colon else f"{part!r} is no name"
+        elif name in found:
+            why = f"{name!r} is there twice"
+        if why:
+            raise ValueError(why)
+        found[name] = int(weight) if colon else 1
+    return found
 
 
 def in_priority_order(weights: Mapping[str, int]) -> list[str]:

@@ -10,11 +10,11 @@ Encoding raises ``ValueError`` for a number that is too large for its field. Dec
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from msgspec.structs import fields, replace
 
 from aioasynq.errors import MessageDecodeError
 from aioasynq.message import GO_ZERO_TIME, SchedulerEnqueueEvent, SchedulerEntry, ServerInfo, TaskMessage, WorkerInfo
@@ -44,7 +44,11 @@ _TaskMessage = asynq_pb2.TaskMessage
 def encode_task(msg: TaskMessage) -> bytes:
     """The bytes of *msg*."""
     try:
-        return _task_bytes(msg)
+        if msg.headers or msg.retried or msg.deadline or msg.retention or msg.unique_key or msg.group_key:
+            return _task_bytes(msg)
+        if msg.error_msg or msg.last_failed_at or msg.completed_at:
+            return _task_bytes(msg)
+        return _plain_task_bytes(msg)
     except ValueError:  # bad text; if it was a number the second try says so
         return _task_bytes(_with_valid_text(msg))
 
@@ -59,24 +63,24 @@ def decode_task(data: bytes) -> TaskMessage:
         stored = _TaskMessage.FromString(data)
     except (DecodeError, UnicodeDecodeError) as exc:
         raise _not_a("task", data, exc) from exc
-    # Field by field on a bare record, for speed: calling the class takes twice as long.
-    msg = TaskMessage.__new__(TaskMessage)
-    msg.type = stored.type
-    msg.payload = stored.payload or None
-    msg.id = stored.id
-    msg.queue = stored.queue
-    msg.retry = stored.retry
-    msg.retried = stored.retried
-    msg.error_msg = stored.error_msg
-    msg.timeout = stored.timeout
-    msg.deadline = stored.deadline
-    msg.unique_key = stored.unique_key
-    msg.last_failed_at = stored.last_failed_at
-    msg.retention = stored.retention
-    msg.completed_at = stored.completed_at
-    msg.group_key = stored.group_key
     headers = stored.headers
-    msg.headers = {name: headers[name] for name in headers} if headers else {}  # dict(headers) takes twice as long
+    msg = TaskMessage(
+        type=stored.type,
+        payload=stored.payload or None,
+        id=stored.id,
+        queue=stored.queue,
+        retry=stored.retry,
+        retried=stored.retried,
+        error_msg=stored.error_msg,
+        timeout=stored.timeout,
+        deadline=stored.deadline,
+        unique_key=stored.unique_key,
+        last_failed_at=stored.last_failed_at,
+        retention=stored.retention,
+        completed_at=stored.completed_at,
+        group_key=stored.group_key,
+        headers={name: headers[name] for name in headers} if headers else {},  # dict(headers) takes twice as long
+    )
     if not (msg.id and msg.queue):
         raise _not_a("task", data, "no id" if msg.queue else "no queue")
     return msg
@@ -168,6 +172,55 @@ def decode_scheduler_event(data: bytes) -> SchedulerEnqueueEvent:
     """
     stored = _decode(asynq_pb2.SchedulerEnqueueEvent, data)
     return SchedulerEnqueueEvent(task_id=stored.task_id, enqueue_time=_time(stored, "enqueue_time"))
+
+
+# Most tasks that are enqueued differ from the one before in payload and id only, which stand side by side in a message:
+# what comes before and behind them is kept, and joined with them in a fifth of the time that encoding it takes.
+_MAX_ENDS = 1024  #: types, and queues with their options, whose bytes are kept; types may carry ids, and be countless
+_before: dict[str, bytes] = {}  # by type
+_behind: dict[tuple[str, int, int], bytes] = {}  # by queue, retries and timeout
+
+
+def _plain_task_bytes(msg: TaskMessage) -> bytes:
+    """The same bytes for a task that has nothing but a type, a payload, an id, a queue, retries and a timeout."""
+    before = _before.get(msg.type)
+    if before is None:
+        before = _keep(_before, msg.type, type=msg.type)
+    rest = (msg.queue, msg.retry, msg.timeout)
+    behind = _behind.get(rest)
+    if behind is None:
+        behind = _keep(_behind, rest, queue=msg.queue, retry=msg.retry, timeout=msg.timeout)
+    task_id = msg.id.encode()
+    payload = msg.payload
+    if not payload:
+        return b"%b\x1a%b%b%b" % (before, _length(task_id), task_id, behind)
+    return b"%b\x12%b%b\x1a%b%b%b" % (before, _length(payload), payload, _length(task_id), task_id, behind)
+
+
+def _keep(ends: dict[Any, bytes], key: object, **values: str | int) -> bytes:
+    if len(ends) >= _MAX_ENDS:
+        ends.clear()
+    message = _TaskMessage()
+    for name, value in values.items():
+        setattr(message, name, value)  # the constructor would pass over None
+    end = ends[key] = message.SerializeToString()
+    return end
+
+
+def _length(data: bytes) -> bytes:
+    """How many bytes follow, seven bits in a byte, the lowest first."""
+    left = len(data)
+    if left < 128:
+        return _LENGTHS[left]
+    groups = bytearray()
+    while left > 127:
+        groups.append(left & 127 | 128)
+        left >>= 7
+    groups.append(left)
+    return bytes(groups)
+
+
+_LENGTHS = [bytes([length]) for length in range(128)]
 
 
 def _task_bytes(msg: TaskMessage) -> bytes:  # noqa: C901, PLR0912 - one branch a field

@@ -8,35 +8,54 @@ import itertools
 import math
 import random
 import uuid
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
+from weakref import WeakSet
 
 import anyio
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    BusyLoadingError,
-    ClusterDownError,
-    ClusterError,
     ConnectionError as RedisConnectionError,
-    NoPermissionError,
     NoScriptError,
-    RedisClusterException,
-    RedisError,
-    ResponseError,
     TimeoutError as RedisTimeoutError,
-    TryAgainError,
 )
 
 from aioasynq.errors import BrokerError, BrokerRefusedError
-from aioasynq.rdb.connection import AnyRedis, Link, connection_for, hint, open_link
-from aioasynq.rdb.pipe import SLOWEST, OnReply, Pipe, pack
+from aioasynq.rdb.connection import (
+    Link,
+    ToRedis,
+    close,
+    connection_for,
+    hang_up,
+    hint,
+    is_led_to_master,
+    masters_of,
+    open_link,
+    refresh,
+)
+from aioasynq.rdb.failures import (
+    FAILURES,
+    PASSING,
+    REDIRECTED,
+    REFUSED,
+    advice,
+    is_astray,
+    is_demoted,
+    is_refusal,
+    is_torn,
+    never_sent,
+    reason,
+)
+from aioasynq.rdb.pipe import SLOWEST, OnReply, Pipe
 from aioasynq.rdb.script import Script
+from aioasynq.rdb.sentinel import Masters
+from aioasynq.rdb.started import Copies, Started, ask, give, pack_any, unescaped
+from aioasynq.rdb.url import AnyRedis
 
 OPERATION_TIMEOUT = 5.0  #: seconds an operation may take, repeats included; shorter than a receipt's life of 60 s
 ATTEMPT_TIMEOUT = 2.0  #: seconds after which one attempt is given up and repeated on another connection
+STORING_CALLER = 60.0  #: seconds for which calls that store tasks have receipts of one caller
 MAX_BATCH = 256  #: tasks in one script: a script holds Redis up while it runs
 MAX_BATCH_BYTES = 1 << 20  #: bytes of messages in one script, unless a single task is larger
 MAX_SHARED = MAX_BATCH_BYTES + (1 << 17)  #: bytes of a call on the connection that calls share: a batch with its keys
@@ -44,41 +63,13 @@ MAX_SHARED = MAX_BATCH_BYTES + (1 << 17)  #: bytes of a call on the connection t
 Arg = str | bytes | int | float
 T = TypeVar("T")
 
-# The connection is gone or was never there, or a Cluster is rearranging itself: the next attempt may pass.
-_PASSING = (
-    RedisConnectionError,
-    RedisTimeoutError,
-    TimeoutError,
-    OSError,
-    TryAgainError,
-    ClusterDownError,
-    ClusterError,
-    RedisClusterException,
-)
-_REFUSED = (AuthenticationError, AuthorizationError, NoPermissionError)
-#: A script was refused a command in its midst; what came before that is done.
-_TORN_TEXTS = (
-    "The user executing the script can't",  # Redis 7.0, of a command within a script
-    "ACL failure in script",  # the same since 7.2
-)
-_REFUSED_TEXTS = (
-    "WRONGPASS",
-    "NOAUTH",
-    "NOPERM",
-    "invalid username-password",
-    "invalid password",
-    *_TORN_TEXTS,
-    "DB index is out of range",
-    "invalid DB index",
-)
 
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """Who makes a writing call, and the how manyth of its calls it is.
 
     Whoever repeats a call repeats its receipt, and gets the answer of the call that was done. A caller has one call
-    under way at a time, and its numbers rise.
+    under way at a time, and its numbers rise, from 1 on. Redis knows a caller until a minute after its last call, and
+    one that stores tasks until two minutes after its first, so after one it takes another name.
     """
 
     caller: str
@@ -99,28 +90,61 @@ class Receipts:
         return Receipt(self._caller, next(self._numbers))
 
 
+class StoringReceipts:
+    """The same for calls that store tasks, as :class:`Receipt` says: the caller has another name after a minute."""
+
+    __slots__ = ("_caller", "_end", "_name", "_names", "_number")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._names = itertools.count(1)
+        self._end = 0.0
+
+    def next(self, now: float) -> Receipt:
+        """The receipt of a call that was not made before; *now* is seconds by a clock that only goes forward."""
+        if now >= self._end:
+            self._caller = f"{self._name}:{next(self._names)}"
+            self._number = 0
+            self._end = now + STORING_CALLER
+        self._number += 1
+        return Receipt(self._caller, self._number)
+
+
+class Waits(Protocol):
+    """A connection that waits on one node of a Cluster."""
+
+    def look_where(self) -> None:
+        """End it, if what it waits for is elsewhere by now."""
+
+
 class Operations:
     """What all families of operations share."""
 
     def __init__(
         self,
-        redis: str | AnyRedis | Link | None = None,
+        redis: ToRedis | Link | None = None,
         *,
         clock: Callable[[], float] | None = None,
         operation_timeout: float = OPERATION_TIMEOUT,
     ) -> None:
         self._clock = clock
         self._timeout = operation_timeout
+        self._copies: Copies | None = None  #: of what stores tasks
         self._begin(redis if isinstance(redis, Link) else open_link(redis))
 
     def _begin(self, link: Link) -> None:
         self._link = link
-        self._redis: AnyRedis = link.client
+        self._redis = link.client
         self._under_way: set[asyncio.Task[Any]] = set()
         self._closed = False
         self._pipe: Pipe | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._shared = not isinstance(self._redis, RedisCluster)  # calls share a connection; else each takes one
+        self._is_cluster = isinstance(self._redis, RedisCluster)
+        self._shared = not self._is_cluster  # calls share a connection; else each takes one
+        self._watching: asyncio.Task[None] | None = None  # whether the Sentinels name another master
+        self.waits: WeakSet[Waits] = WeakSet()  #: connections of others that may have to go elsewhere
+        self._learning: asyncio.Task[None] | None = None  # which node of a Cluster holds what
+        self._pipes: dict[str, Pipe] = {}  # by node, of those that wait for replicas where calls share none
         self._answered = False  # so that it is the Redis it should be
 
     @property
@@ -136,7 +160,7 @@ class Operations:
     @property
     def is_ordered(self) -> bool:
         """Whether calls reach Redis in the order in which they are made, as long as none has to be repeated."""
-        return self._pipe is not None and self._pipe.is_usable
+        return self._copies is None and self._pipe is not None and self._pipe.is_usable
 
     def clock_argument(self) -> str:
         """What scripts are told of the time: nothing, so that Redis's clock counts, except in tests."""
@@ -170,7 +194,7 @@ class Operations:
 
         def on_answer(reply: Any) -> None:
             if not answer.done():
-                _answer(answer, reply)
+                give(answer, reply)
             elif orphaned is not None and not isinstance(reply, BaseException):
                 self._own(_give(reply, orphaned))
 
@@ -192,6 +216,7 @@ class Operations:
         *,
         writes: bool = True,
         repeated: Sequence[Arg] | None = None,
+        copies: Copies | None = None,
     ) -> None:
         """The same for one who does not wait: *on_answer* gets the answer, or the exception in its place.
 
@@ -200,19 +225,20 @@ class Operations:
         Raises:
             BrokerError: this connection to Redis is closed.
         """
-        words: tuple[Arg, ...] = ("EVALSHA", script.sha, len(keys), *keys, *args)
-        try:
-            packed = pack(words)
-        except UnicodeEncodeError:  # an id that is no text: it came out of Redis escaped, and goes back as it was
-            packed = pack(tuple(_unescaped(word) for word in words))
+        packed = pack_any(("EVALSHA", script.sha, len(keys), *keys, *args))
         size = len(packed)
         end = asyncio.get_running_loop().time() + self._timeout + size / SLOWEST
-        started = _Started(self, script, keys, args, repeated, on_answer, end, shares=size <= MAX_SHARED, writes=writes)
-        if started.shares and self._pipe is not None and self._pipe.is_usable:
-            self._pipe.send(packed, started.on_reply)
+        if copies is not None:
+            end += copies.seconds
+        shares = size <= MAX_SHARED
+        pipe = self._pipe
+        started = Started(self, script, keys, args, repeated, on_answer, end, shares, writes, copies)
+        if shares and copies is None and pipe is not None and pipe.is_usable:
+            pipe.send(packed, started.on_reply)
         else:
             self._check_open(script.name)
-            started.go_on()
+            # Of a Cluster: calls each take a connection of its client, which waits for a silent node for ever.
+            started.go_on(attempt=ATTEMPT_TIMEOUT + size / SLOWEST if self._is_cluster and copies is None else math.inf)
 
     async def command(self, *words: Arg, **options: Any) -> Any:
         """One attempt at a command, on the connection that calls share where there is one; the reply as it comes.
@@ -221,10 +247,11 @@ class Operations:
         """
         pipe = await self._line()
         if pipe is None:
-            return await self._redis.execute_command(*words, **options)
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        pipe.send(pack(words), lambda reply: None if answer.done() else _answer(answer, reply))
-        return await answer
+            try:
+                return await self._redis.execute_command(*words, **options)
+            except UnicodeEncodeError:  # as in pack_any
+                return await self._redis.execute_command(words[0], *map(unescaped, words[1:]), **options)
+        return await ask(pipe, *words)
 
     async def _line(self) -> Pipe | None:
         if not self._shared:
@@ -239,13 +266,43 @@ class Operations:
         return self._pipe
 
     async def _open(self) -> None:
+        was_connected = self._pipe is not None
         try:
             connection, _ = await connection_for(self._redis, "")
             async with asyncio.timeout(ATTEMPT_TIMEOUT):
-                self._pipe = await Pipe.over(connection, min(ATTEMPT_TIMEOUT, self._timeout))
+                self._pipe = await Pipe.over(connection, self._silence)
             self._shared = self._pipe is not None
+            if was_connected:
+                self._look_again()
+            if self._watching is None and (masters := masters_of(self._redis)) is not None:
+                self._watching = asyncio.get_running_loop().create_task(masters.watch(_hang_up(self, masters)))
         finally:
             self._opening = None
+
+    @property
+    def _silence(self) -> float:
+        """Seconds that a connection of ours may be silent."""
+        return min(ATTEMPT_TIMEOUT, self._timeout) + (0.0 if self._copies is None else self._copies.seconds)
+
+    async def _line_to(self, key: str) -> Pipe:
+        """A connection to the server that holds *key*, for commands that have to come one after another there."""
+        if (pipe := await self._line()) is not None:
+            return pipe
+        async with asyncio.timeout(ATTEMPT_TIMEOUT):
+            connection, node = await connection_for(self._redis, key)
+            name = "" if node is None else node.name
+            pipe = self._pipes.get(name)
+            if pipe is not None and pipe.is_usable:
+                return pipe
+            pipe = await Pipe.over(connection, self._silence)
+        if pipe is None:
+            raise BrokerError(f"{self.address}: this client has no connections of its own that wait for replicas")
+        other = self._pipes.get(name)
+        if other is not None and other.is_usable:  # somebody was faster
+            pipe.close()
+            return other
+        self._pipes[name] = pipe
+        return pipe
 
     async def _plain(
         self,
@@ -292,6 +349,7 @@ class Operations:
         writes: bool,
         attempt: float = ATTEMPT_TIMEOUT,
         failed: Exception | None = None,
+        key: str = "",
     ) -> T:
         loop = asyncio.get_running_loop()
         pause = 0.0
@@ -307,31 +365,54 @@ class Operations:
                 return answer
             except NoScriptError:  # of a first attempt
                 continue
-            except _REFUSED as exc:
-                maybe_done = writes and (sent or _is_torn(exc))
-                raise BrokerRefusedError(self._text(what, exc), maybe_done=maybe_done, answered=True) from exc
-            except _PASSING as exc:
-                if any(text in str(exc) for text in _REFUSED_TEXTS):
-                    raise BrokerRefusedError(self._text(what, exc), maybe_done=writes and sent, answered=True) from exc
-                sent = sent or not _never_sent(exc)
+            except FAILURES as exc:
+                if not self._may_pass(exc):
+                    self._answered = self._answered or not isinstance(exc, PASSING + REFUSED)
+                    maybe_done = writes and (sent or is_torn(exc))
+                    kind = BrokerRefusedError if self._is_final(exc) else BrokerError
+                    raise kind(self._text(what, exc), maybe_done=maybe_done, answered=True) from exc
+                sent = sent or not never_sent(exc)
                 pause = min(0.5, max(0.02, pause * 2))
                 delay = pause * random.uniform(0.5, 1.0) if pause > 0.02 else 0.0
                 if loop.time() + delay >= end - 0.01:
                     raise BrokerError(self._text(what, exc), maybe_done=writes and sent) from exc
+                await self._after(exc, key)
                 await asyncio.sleep(delay)
-            except (ResponseError, RedisError) as exc:
-                self._answered = True
-                if any(text in str(exc) for text in _REFUSED_TEXTS):
-                    maybe_done = writes and (sent or _is_torn(exc))
-                    raise BrokerRefusedError(self._text(what, exc), maybe_done=maybe_done, answered=True) from exc
-                raise BrokerError(self._text(what, exc), maybe_done=writes and sent, answered=True) from exc
+
+    def _is_final(self, exc: BaseException) -> bool:
+        """Will each attempt end like this?"""
+        return is_refusal(exc) or is_astray(exc, is_cluster=self._is_cluster)
+
+    def _may_pass(self, exc: BaseException) -> bool:
+        """Is another attempt worth while?"""
+        if self._is_final(exc):
+            return False
+        return isinstance(exc, PASSING + REDIRECTED) or (is_demoted(exc) and is_led_to_master(self._redis))
+
+    async def _after(self, exc: BaseException, key: str) -> None:
+        """What is to be done after an attempt that failed and before the next, which may meet another server."""
+        self._look_again()
+        # Where a connection of its client's breaks, redis-py does that itself.
+        if self._copies is not None or isinstance(exc, (TimeoutError, RedisTimeoutError, *REDIRECTED)):
+            await self.learn_anew(key)
+
+    def _look_again(self) -> None:
+        """The Redis behind the address may be another than it was, and lack what was written last."""
+
+    async def learn_anew(self, suspect: str) -> None:
+        """Ask a Cluster which node holds what, the one that holds the key *suspect* last; elsewhere do nothing."""
+        if isinstance(self._redis, RedisCluster):
+            if self._learning is None or self._learning.done():
+                self._learning = self._own(refresh(self._redis, suspect))
+            with contextlib.suppress(*FAILURES):  # the next attempt will tell
+                await asyncio.shield(self._learning)
+            for waits in tuple(self.waits):
+                waits.look_where()
 
     def _text(self, what: str, exc: BaseException) -> str:
-        reason = str(exc) or type(exc).__name__
-        if isinstance(exc, TimeoutError) and not str(exc):
-            reason = "no answer in time"
-        reason = reason.rstrip(".")
-        return f"{what} failed on {self.address}: {reason}{self.hint(reason)}"
+        why = reason(exc)
+        hint = advice(exc, is_cluster=self._is_cluster) or self.hint(why)
+        return f"{what} failed on {self.address}: {why}{hint}"
 
     def hint(self, why: str) -> str:
         """What may be behind the failure *why*, if Redis has answered nothing yet; else ""."""
@@ -347,9 +428,13 @@ class Operations:
     async def _time(self) -> tuple[int, int]:
         if isinstance(self._redis, RedisCluster):
             await self._redis.initialize()
-            node = self._redis.get_default_node()
+            node = random.choice(self._redis.get_primaries())  # one that is silent is hardly asked twice
             return await self._redis.execute_command("TIME", target_nodes=node)  # type: ignore[no-any-return]
         return await self.command("TIME")  # type: ignore[no-any-return]
+
+    @property
+    def _own_pipes(self) -> list[Pipe]:
+        return [*([] if self._pipe is None else [self._pipe]), *self._pipes.values()]
 
     async def settled(self) -> None:
         """Wait until no operation is under way."""
@@ -363,8 +448,10 @@ class Operations:
         """Give up what is under way, as if the process died; for the very end, when Redis does not answer."""
         for task in tuple(self._under_way):
             task.cancel()
-        if self._pipe is not None:
-            self._pipe.close(asyncio.CancelledError())
+        for pipe in self._own_pipes:
+            pipe.close(asyncio.CancelledError())
+        if self._watching is not None:
+            self._watching.cancel()
 
     async def aclose(self) -> None:
         """Let operations end, then close the connections, unless the client was handed in.
@@ -386,125 +473,42 @@ class Operations:
 
     def __del__(self) -> None:
         # Whoever hands a client in may take it that there is nothing to close.
-        pipe: Pipe | None = getattr(self, "_pipe", None)
-        if pipe is not None and pipe.is_open:
+        for pipe in self._own_pipes if hasattr(self, "_pipes") else ():
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 pipe.close(asyncio.CancelledError())
+        watching: asyncio.Task[None] | None = getattr(self, "_watching", None)
+        if watching is not None:
+            with contextlib.suppress(RuntimeError):  # as above
+                watching.cancel()
 
     async def _close(self) -> None:
         await self.settled()
         self._closed = True
-        if self._pipe is not None:
-            await self._pipe.aclose()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait({self._watching})
+        for pipe in self._own_pipes:
+            await pipe.aclose()
         if self._link.owned:
-            await self._redis.aclose()
+            await close(self._redis)
 
 
-class _Started:
-    """A call that was started, with what it takes to make it again."""
+def _hang_up(rdb: Operations, masters: Masters) -> Callable[[], None]:
+    """What ends all connections to a master that is none any more, so that they are made anew to the other one."""
+    whose = weakref.ref(rdb)  # the watch must not keep it
 
-    __slots__ = ("_args", "_end", "_keys", "_on_answer", "_rdb", "_repeated", "_script", "_writes", "shares")
+    def switched() -> None:
+        for connection in tuple(masters.connections):
+            hang_up(connection)
+        if (own := whose()) is not None:
+            for pipe in own._own_pipes:  # noqa: SLF001 - a part of it
+                pipe.close(RedisConnectionError("the Sentinels have made another server the master"))
 
-    def __init__(
-        self,
-        rdb: Operations,
-        script: Script,
-        keys: Sequence[str],
-        args: Sequence[Arg],
-        repeated: Sequence[Arg] | None,
-        on_answer: OnReply,
-        end: float,
-        *,
-        shares: bool,
-        writes: bool,
-    ) -> None:
-        self._rdb = rdb
-        self._script = script
-        self._keys = keys
-        self._args = args
-        self._repeated = repeated
-        self._on_answer = on_answer
-        self._end = end
-        self._writes = writes
-        self.shares = shares  #: the connection; a larger call would keep all others waiting on a slow link
-
-    def on_reply(self, reply: Any) -> None:
-        """Hand the answer over, unless it takes another attempt, or one to say what the error means."""
-        if isinstance(reply, Exception):
-            self._args = self._args if self._repeated is None else self._repeated
-            self.go_on(reply)
-        else:
-            self._on_answer(reply)
-
-    def go_on(self, failed: Exception | None = None) -> None:
-        """Try until it passes, in a task of its own; *failed* is what a first attempt ended with."""
-        rdb = self._rdb
-        work = rdb._repeat(  # noqa: SLF001 - a part of it, kept out of its way
-            self._script.name, self._attempt, self._end, writes=self._writes, attempt=math.inf, failed=failed
-        )
-        rdb._own(tell(work, self._on_answer))  # noqa: SLF001 - as above
-
-    async def _attempt(self) -> Any:
-        words = (*self._keys, *self._args)
-        self._args = self._args if self._repeated is None else self._repeated
-        try:
-            return await self._send(words)
-        except UnicodeEncodeError:  # as in _start
-            return await self._send([_unescaped(word) for word in words])
-
-    async def _send(self, words: Sequence[Arg]) -> Any:
-        execute = self._rdb.command if self.shares else self._rdb.client.execute_command
-        try:
-            return await execute("EVALSHA", self._script.sha, len(self._keys), *words)
-        except NoScriptError:
-            return await execute("EVAL", self._script.text, len(self._keys), *words)
-
-
-def _answer(answer: asyncio.Future[Any], reply: Any) -> None:
-    if isinstance(reply, asyncio.CancelledError):
-        answer.cancel()
-    elif isinstance(reply, Exception):
-        answer.set_exception(reply)
-    else:
-        answer.set_result(reply)
+    return switched
 
 
 async def _give(reply: T, to: Callable[[T], Awaitable[object]]) -> None:
     await to(reply)
-
-
-async def tell(work: Coroutine[Any, Any, object], on_answer: OnReply) -> None:
-    """Await *work*, and hand over what comes of it."""
-    try:
-        answer = await work
-    except asyncio.CancelledError as exc:
-        on_answer(exc)
-        raise
-    except Exception as exc:  # noqa: BLE001 - whoever waits judges it
-        on_answer(exc)
-    else:
-        on_answer(answer)
-
-
-def _unescaped(word: Arg) -> Arg:
-    return word.encode("utf-8", "surrogateescape") if isinstance(word, str) else word
-
-
-def _is_torn(exc: BaseException) -> bool:
-    return any(text in str(exc) for text in _TORN_TEXTS)
-
-
-def _never_sent(exc: BaseException) -> bool:
-    """Did the attempt end before anything was written? redis-py tells by its texts only."""
-    if isinstance(exc, BusyLoadingError | ClusterDownError | TryAgainError):  # Redis took it and did nothing
-        return True
-    text = str(exc)
-    return (
-        "max number of clients" in text
-        or "connecting to" in text
-        or "Connect call failed" in text
-        or "connecting" in text.lower()
-    )
 
 
 def at_most_a_batch(items: Sequence[object]) -> None:

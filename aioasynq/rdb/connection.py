@@ -5,33 +5,32 @@ Our own clients open a few connections and repeat nothing by themselves: each op
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 import inspect
 import os
 import random
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import unquote, urlsplit
 
 import redis.asyncio as aioredis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.exceptions import RedisClusterException
+
+from aioasynq.rdb import tls
+from aioasynq.rdb.sentinel import Masters, follows_master
+from aioasynq.rdb.url import DEFAULT_URL, URL_VARIABLE, AnyRedis, RedisOptions, address_of, open_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from redis.asyncio.connection import AbstractConnection
 
-URL_VARIABLE = "AIOASYNQ_REDIS_URL"
-MAX_CONNECTIONS = 8  #: of a client opened from a URL; calls past that wait for a free one
-CONNECT_TIMEOUT = 2.0  #: seconds to open a connection
+#: What leads to Redis: the first argument of Client, Server and their like, where that is no RDB.
+ToRedis: TypeAlias = "str | RedisOptions | AnyRedis"
 
-AnyRedis: TypeAlias = "aioredis.Redis | RedisCluster"
-
-_ESCAPES = "in a password a slash is written %2F and a # %23"
-_SCHEMES = ("redis", "rediss", "unix", "redis-cluster")
+REFRESH_TIMEOUT = 1.0  #: seconds that a look at which node of a Cluster holds what may take
 # What redis-py puts into a pool's arguments for its own use, tied to that pool.
 _POOL_BOUND = {
     "event_dispatcher",
@@ -55,28 +54,28 @@ class Link:
     again: Callable[[], AnyRedis]  #: a second client of the same kind, to be closed by whoever asked
 
 
-def open_link(redis: str | AnyRedis | None = None) -> Link:
+def open_link(redis: ToRedis | None = None) -> Link:
     """Make sense of the first argument of Client, Server and their like.
 
     Args:
-        redis: a URL (``redis://``, ``rediss://``, ``unix://``, ``redis-cluster://host:port,host:port``), a client of
-            ``redis.asyncio``, or None for the URL in the environment variable ``AIOASYNQ_REDIS_URL``, else
-            ``redis://localhost:6379/0``.
+        redis: a URL (``redis://``, ``rediss://``, ``unix://``, ``redis-sentinel://host:port,host:port/service``,
+            ``redis-cluster://host:port,host:port``), :class:`RedisOptions`, a client of ``redis.asyncio``, or None for
+            the URL in the environment variable ``AIOASYNQ_REDIS_URL``, else ``redis://localhost:6379/0``.
 
     Raises:
-        ValueError: the URL cannot be read, or the client decodes its replies.
-        TypeError: it is neither.
+        ValueError: the URL or a certificate cannot be read, or the client decodes its replies.
+        TypeError: it is none of these.
     """
-    if redis is None:
-        found = os.environ.get(URL_VARIABLE)
+    options = redis if isinstance(redis, RedisOptions) else None
+    if isinstance(redis, str):
+        return _link_to(redis, None)
+    if options is not None and options.url is not None:
+        return _link_to(options.url, options)
+    if redis is None or options is not None:
         try:
-            return open_link(found or "redis://localhost:6379/0")
+            return _link_to(os.environ.get(URL_VARIABLE) or DEFAULT_URL, options)
         except ValueError as exc:
             raise ValueError(f"{exc} (from the environment variable {URL_VARIABLE})") from None
-    if isinstance(redis, str):
-        url = redis
-        client, address = _from_url(url)
-        return Link(client, True, address, lambda: _from_url(url)[0])
     if isinstance(redis, aioredis.Redis | RedisCluster):
         if redis.get_encoder().decode_responses:
             raise ValueError("redis must be a client with decode_responses=False, since payloads are bytes")
@@ -84,86 +83,14 @@ def open_link(redis: str | AnyRedis | None = None) -> Link:
         if codecs.lookup(encoding).name != "utf-8":
             raise ValueError(f"redis must be a client with encoding='utf-8', as Go reads and writes, got {encoding!r}")
         given = redis
-        return Link(given, False, _address_of(given), lambda: _twin(given))
+        return Link(given, False, address_of(given), lambda: _twin(given))
     kind = type(redis)  # not its repr, which may have a password in it
     raise TypeError(f"redis must be a URL, a redis.asyncio client or None, got {kind.__module__}.{kind.__qualname__}")
 
 
-def _from_url(url: str) -> tuple[AnyRedis, str]:
-    if any("\ud800" <= letter <= "\udfff" for letter in url):  # else an error that carries the password says so, late
-        raise ValueError(f"redis must be valid Unicode text, got {_without_password(url)!r}")
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # its text may have the password in it
-        raise ValueError(
-            f"redis must be a URL like redis://localhost:6379/0, got {_without_password(url)!r}: "
-            "what is no plain letter or digit in a password is written as percent codes, a bracket as %5B or %5D"
-        ) from None
-    if parts.scheme not in _SCHEMES:
-        known = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
-        raise ValueError(f"redis must be a URL that begins with one of {known}; got {_without_password(url)!r}")
-    if parts.scheme == "redis-cluster":
-        return _cluster_from_url(url)
-    if parts.scheme == "unix" and not parts.path:
-        raise ValueError(f"redis must name a socket, as in unix:///path/to/redis.sock, got {_without_password(url)!r}")
-    in_path = "@" in parts.path and (parts.scheme != "unix" or (parts.netloc != "" and "@" not in parts.netloc))
-    if parts.fragment or in_path:  # the rest of a password that was not escaped
-        # What urllib takes for a port may be the half of a password that has a slash in it.
-        port = "" if re.fullmatch(r".*:\d*|[^:]*", parts.netloc) else "its port is no number; "
-        raise ValueError(
-            f"redis must be a URL like redis://localhost:6379/0, got {_without_password(url)!r}: {port}{_ESCAPES}"
-        )
-    if parts.scheme != "unix" and not re.fullmatch(r"/?|/\d+/?", parts.path):
-        raise ValueError(
-            f"redis must name its database by a number, as in redis://localhost:6379/0, got {_without_password(url)!r}"
-        )
-    try:
-        pool: aioredis.BlockingConnectionPool = aioredis.BlockingConnectionPool.from_url(
-            url,
-            max_connections=MAX_CONNECTIONS,
-            timeout=None,  # the operation's own timeout ends the wait for a free connection
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=None,  # the operation's own timeout again: one clock is cheaper than three
-            socket_connect_timeout=CONNECT_TIMEOUT,
-            health_check_interval=0,
-        )
-        pool.connection_class(**pool.connection_kwargs)  # so that an option it does not know is told here
-    except (ValueError, TypeError) as exc:
-        why = f"its port is no number; {_ESCAPES}" if "Port could" in str(exc) else exc
-        raise ValueError(
-            f"redis must be a URL like redis://localhost:6379/0, got {_without_password(url)!r}: {why}"
-        ) from None
-    client = aioredis.Redis.from_pool(pool)
-    return client, _address_of(client)
-
-
-def _cluster_from_url(url: str) -> tuple[RedisCluster, str]:
-    parts = urlsplit(url)
-    if parts.query:
-        raise ValueError(
-            "redis must be a URL without a query, as in redis-cluster://user:password@host:port,host:port, "
-            f"got {_without_password(url)!r}"
-        )
-    credentials, _, hosts = parts.netloc.rpartition("@")
-    username, _, password = credentials.partition(":")
-    nodes: list[ClusterNode] = []
-    for host in hosts.split(","):
-        name, _, port = host.rpartition(":") if ":" in host else (host, "", "6379")
-        if not name or not port.isdigit():
-            raise ValueError(
-                f"redis must name nodes as redis-cluster://host:port,host:port, got {_without_password(url)!r}"
-            )
-        nodes.append(ClusterNode(name, int(port)))
-    client = RedisCluster(
-        startup_nodes=nodes,
-        username=unquote(username) or None,
-        password=unquote(password) or None,
-        protocol=2,
-        socket_connect_timeout=CONNECT_TIMEOUT,
-        socket_timeout=None,
-    )
-    return client, f"redis-cluster://{hosts}"
+def _link_to(url: str, options: RedisOptions | None) -> Link:
+    client, address = open_url(url, options)
+    return Link(client, True, address, lambda: open_url(url, options)[0])
 
 
 def hint(address: str, why: str) -> str:
@@ -173,31 +100,7 @@ def hint(address: str, why: str) -> str:
         return " (if the port does not speak TLS, the URL has to begin with redis://)"
     if address.startswith("redis://") and ("closed by server" in why or "reset by peer" in why):
         return " (if the port speaks TLS, the URL has to begin with rediss://)"
-    return ""
-
-
-def _without_password(url: str) -> str:
-    url = re.sub(r"(?<![^?&;#/])([^?&;#/=]*=)([^&;]*)", _masked, url)
-    head, at, tail = url.rpartition("@")
-    if not at:
-        return url
-    scheme, separator, credentials = head.partition("://")
-    return f"{scheme}{separator}{credentials.partition(':')[0]}:***@{tail}" if separator else f"***@{tail}"
-
-
-def _masked(option: re.Match[str]) -> str:
-    return f"{option[1]}***" if "pass" in unquote(option[1]).lower() else option[0]
-
-
-def _address_of(client: AnyRedis) -> str:
-    if isinstance(client, RedisCluster):
-        nodes = ",".join(f"{node.host}:{node.port}" for node in client.nodes_manager.startup_nodes.values())
-        return f"redis-cluster://{nodes}"
-    kwargs: dict[str, Any] = client.connection_pool.connection_kwargs
-    if "path" in kwargs:
-        return f"unix://{kwargs['path']}?db={kwargs.get('db', 0)}"
-    scheme = "rediss" if issubclass(client.connection_pool.connection_class, aioredis.SSLConnection) else "redis"
-    return f"{scheme}://{kwargs.get('host', 'localhost')}:{kwargs.get('port', 6379)}/{kwargs.get('db', 0)}"
+    return tls.hint(why)
 
 
 def _twin(client: AnyRedis) -> AnyRedis:
@@ -209,9 +112,87 @@ def _twin(client: AnyRedis) -> AnyRedis:
         nodes = [ClusterNode(node.host, node.port) for node in client.nodes_manager.startup_nodes.values()]
         return RedisCluster(startup_nodes=nodes, **kwargs)
     pool = client.connection_pool
+    if isinstance(pool, SentinelConnectionPool):
+        return _sentinel_twin(pool)
     kwargs = {k: v for k, v in pool.connection_kwargs.items() if k not in _POOL_BOUND}
     twin: aioredis.ConnectionPool = aioredis.ConnectionPool(pool.connection_class, max_connections=4, **kwargs)
     return aioredis.Redis.from_pool(twin)
+
+
+class _ClosingPool(SentinelConnectionPool):
+    """One that has its Sentinels for itself, and ends the connections to them with its own."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002 - as in redis-py
+        await super().disconnect(inuse_connections)
+        if inuse_connections:
+            for known in self.sentinel_manager.sentinels:
+                await known.aclose()
+
+
+def _sentinel_twin(pool: SentinelConnectionPool) -> aioredis.Redis:
+    """The same with Sentinels of its own, whose connections belong to no other event loop."""
+    manager = pool.sentinel_manager
+    places = [known.connection_pool.connection_kwargs for known in manager.sentinels]
+    sentinels = Sentinel(
+        [(place["host"], place["port"]) for place in places],
+        min_other_sentinels=manager.min_other_sentinels,
+        sentinel_kwargs=manager.sentinel_kwargs,
+    )
+    kwargs = {k: v for k, v in pool.connection_kwargs.items() if k not in _POOL_BOUND | {"connection_pool"}}
+    twin = _ClosingPool(  # type: ignore[no-untyped-call]  # redis-py's
+        pool.service_name,
+        sentinels,
+        connection_class=pool.connection_class,
+        is_master=pool.is_master,
+        check_connection=pool.check_connection,
+        **kwargs,
+    )
+    return aioredis.Redis.from_pool(twin)
+
+
+def masters_of(client: AnyRedis) -> Masters | None:
+    """The Sentinels of a client that was made from their URL."""
+    if isinstance(client, RedisCluster):
+        return None
+    masters = client.connection_pool.connection_kwargs.get("masters")
+    return masters if isinstance(masters, Masters) else None
+
+
+def is_led_to_master(client: AnyRedis) -> bool:
+    """Whether a connection that meets a replica will lead to the master when it is made anew."""
+    return not isinstance(client, RedisCluster) and follows_master(client.connection_pool.connection_class)
+
+
+async def refresh(client: RedisCluster, suspect: str = "") -> None:
+    """Learn anew which node of a Cluster holds what, and ask the one that holds the key *suspect* last.
+
+    redis-py does so by itself when a connection breaks, but not for connections that others opened, nor when a node is
+    silent for longer than its caller waits.
+
+    Raises:
+        what FAILURES lists: no node can tell.
+    """
+    manager = client.nodes_manager
+    known = manager.startup_nodes
+    try:
+        node = client.get_node_from_key(suspect) if suspect else None
+    except RedisClusterException:  # nobody is known to hold it
+        node = None
+    if node is not None and node.name in known:
+        known[node.name] = known.pop(node.name)
+    async with asyncio.timeout(REFRESH_TIMEOUT):
+        await manager.initialize()
+
+
+async def close(client: AnyRedis) -> None:
+    """Close a client with all its connections.
+
+    Of a Cluster that redis-py never got to know it closes none by itself, though :func:`refresh` may have opened some.
+    """
+    await client.aclose()
+    if isinstance(client, RedisCluster):
+        for nodes in ("startup_nodes", "nodes_cache"):
+            await client.nodes_manager.aclose(nodes)
 
 
 def subscriber_of(client: AnyRedis) -> aioredis.Redis:
@@ -236,10 +217,17 @@ async def connection_for(client: AnyRedis, key: str) -> tuple[AbstractConnection
         await client.initialize()
         node = client.get_node_from_key(key)
         if node is None:
-            raise ConnectionError(f"no node of the cluster holds {key!r}")
+            raise ConnectionError(f"no node of the Cluster holds {key!r}")
         connection: AbstractConnection = node.connection_class(**node.connection_kwargs)
     else:
         node = None
         connection = client.connection_pool.make_connection()
     connection.socket_timeout = None
     return connection, node
+
+
+def hang_up(connection: AbstractConnection) -> None:
+    """End a connection at once; whoever reads from it is told that it is lost."""
+    writer: Any = getattr(connection, "_writer", None)  # none while it is not connected, or was taken over
+    if writer is not None:
+        writer.transport.abort()

@@ -1,4 +1,4 @@
-"""The way of a task: enqueue, schedule, dequeue, and its ends. Each operation takes many tasks of one queue.
+"""The way of a task out of its queue: dequeue, and its ends. Each operation takes many tasks of one queue.
 
 Answers are one a task, in the order given. At most 256 tasks go in one call (``ValueError``).
 """
@@ -6,31 +6,29 @@ Answers are one a task, in the order given. At most 256 tasks go in one call (``
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
+
+from msgspec.structs import replace
 
 from aioasynq import keys
-from aioasynq.errors import DuplicateTaskError, MessageDecodeError, TaskError, TaskIDConflictError, TaskNotFoundError
+from aioasynq.errors import (
+    MessageDecodeError,
+    TaskNotFoundError,
+)
 from aioasynq.message import TaskMessage
 from aioasynq.proto.codec import decode_task, encode_task
-from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, Arg, Operations, Receipt, at_most_a_batch, tell
+from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, Arg, Receipt, at_most_a_batch
 from aioasynq.rdb.script import Script
+from aioasynq.rdb.storing import Storing
+from aioasynq.task import Progress
 
 LEASE = 15.0  #: seconds a task stays its owner's after the last sign of life
 MAX_ARCHIVE = 10_000  #: tasks an archive holds
 MAX_ARCHIVE_AGE = 90 * 24 * 3600  #: seconds an archive holds them
-REGISTER_AGAIN = 60.0  #: seconds after which a queue's name is written again, in case somebody removed it
 
-Stored: TypeAlias = "list[TaskError | None]"  #: for each task None, or why it was not stored
-
-_ENQUEUE = Script("enqueue")
-_ENQUEUE_UNIQUE = Script("enqueue_unique")
-_SCHEDULE = Script("schedule")
-_SCHEDULE_UNIQUE = Script("schedule_unique")
-_ADD_TO_GROUP = Script("add_to_group")
-_ADD_TO_GROUP_UNIQUE = Script("add_to_group_unique")
 _DEQUEUE = Script("dequeue")
 _DONE = Script("done")
 _MARK_AS_COMPLETE = Script("mark_as_complete")
@@ -38,28 +36,7 @@ _REQUEUE = Script("requeue")
 _RETRY = Script("retry")
 _KILL = Script("kill")
 _WRITE_RESULT = Script("write_result")
-
-
-class Unique(NamedTuple):
-    """A task to enqueue, and for how many seconds it holds its lock."""
-
-    msg: TaskMessage
-    ttl: int
-
-
-class Scheduled(NamedTuple):
-    """A task to schedule: *when* is ``+12.500``, seconds from now, or ``1795437947.250``, unix seconds."""
-
-    msg: TaskMessage
-    when: str
-
-
-class ScheduledUnique(NamedTuple):
-    """The same with a lock; its *ttl* counts from now, so it includes the delay."""
-
-    msg: TaskMessage
-    when: str
-    ttl: int
+_WRITE_PROGRESS = Script("write_progress")
 
 
 class Leased(NamedTuple):
@@ -124,92 +101,8 @@ class Batch:
     paused: bool = False  #: a queue that was asked is paused
 
 
-class Lifecycle(Operations):
+class Lifecycle(Storing):
     """Operations that move a task from one state to the next, each in one atomic step."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._registered: dict[str, float] = {}
-
-    # ── into a queue ──
-
-    async def enqueue(self, msgs: Sequence[TaskMessage], *, receipt: Receipt | None = None) -> Stored:
-        """Add tasks to their queue, ready to be processed. All must name the same queue.
-
-        Returns:
-            For each task None, or the :class:`TaskIDConflictError` why it was not stored.
-
-        Raises:
-            BrokerError: Redis did not answer within the operation timeout, or refused the whole call.
-        """
-        return await self._store(_to_enqueue(msgs), receipt)
-
-    async def enqueue_unique(self, items: Sequence[Unique], *, receipt: Receipt | None = None) -> Stored:
-        """The same for tasks that take a lock; :class:`DuplicateTaskError` where it is held already."""
-        return await self._store(_to_enqueue_unique(items), receipt)
-
-    async def schedule(self, items: Sequence[Scheduled], *, receipt: Receipt | None = None) -> Stored:
-        """Keep tasks until they are due. Answers and errors as :meth:`enqueue`."""
-        return await self._store(_to_schedule(items), receipt)
-
-    async def schedule_unique(self, items: Sequence[ScheduledUnique], *, receipt: Receipt | None = None) -> Stored:
-        """The same for tasks that take a lock. Answers and errors as :meth:`enqueue_unique`."""
-        return await self._store(_to_schedule_unique(items), receipt)
-
-    async def add_to_group(self, msgs: Sequence[TaskMessage], *, receipt: Receipt | None = None) -> Stored:
-        """Let tasks wait in the group that ``group_key`` names. Answers and errors as :meth:`enqueue`."""
-        return await self._store(_to_add_to_group(msgs), receipt)
-
-    async def add_to_group_unique(self, items: Sequence[Unique], *, receipt: Receipt | None = None) -> Stored:
-        """The same for tasks that take a lock. Answers and errors as :meth:`enqueue_unique`."""
-        return await self._store(_to_add_to_group_unique(items), receipt)
-
-    def start_to(
-        self,
-        operation: str,
-        items: Sequence[Any],
-        receipt: Receipt,
-        on_answers: Callable[[Stored | BaseException], None],
-    ) -> None:
-        """Do what the method *operation* does, for one who does not wait.
-
-        *on_answers* gets what it would return or raise, a ``CancelledError`` if this RDB gave up. It must not raise.
-        """
-        store = _STORES[operation](items)
-        if time.monotonic() < self._registered.get(store.queue, 0.0):
-            self._start(store.script, *self._call(store, receipt), lambda answers: on_answers(_stored(store, answers)))
-        else:
-            self._own(tell(self._store(store, receipt), on_answers))
-
-    async def _store(self, store: _Store, receipt: Receipt | None) -> Stored:
-        await self._register(store.queue)
-        answers = await self._run(store.script, *self._call(store, self._receipt(receipt)))
-        return [*_stored(store, answers)]
-
-    def _call(self, store: _Store, receipt: Receipt) -> tuple[tuple[str, ...], tuple[Arg, ...]]:
-        return (
-            (keys.receipt(store.queue, receipt.caller), store.place, *store.keys),
-            (receipt.number, self.clock_argument(), *store.args),
-        )
-
-    async def _register(self, queue: str) -> None:
-        """Name the queue among all queues.
-
-        A call of its own, since on a Cluster that set is elsewhere. It comes first, and is repeated now and then, for
-        a queue removed by another process is not registered by anybody else.
-        """
-        now = time.monotonic()
-        if now < self._registered.get(queue, 0.0):
-            return
-        await self._plain(
-            f"naming queue {queue!r} among all queues",
-            lambda: self.command("SADD", keys.queues(), queue),  # no write of which a caller must know
-        )
-        self._registered[queue] = now + REGISTER_AGAIN
-
-    def forget_queue(self, queue: str) -> None:
-        """Register *queue* anew with its next task."""
-        self._registered.pop(queue, None)
 
     # ── out of a queue ──
 
@@ -377,6 +270,16 @@ class Lifecycle(Operations):
             raise TaskNotFoundError(queue, task_id)
         return len(data)
 
+    async def write_progress(self, queue: str, task_id: str, step: Progress, *, owner: str) -> None:
+        """Keep how far a task is, and tell whoever waits. The last write wins.
+
+        Raises:
+            TaskNotFoundError: there is no such task, or it belongs to somebody else by now.
+        """
+        places = (keys.task(queue, task_id), keys.lease(queue), keys.active(queue))
+        if not await self._run(_WRITE_PROGRESS, places, (task_id, repr(step.fraction), step.text, owner)):
+            raise TaskNotFoundError(queue, task_id)
+
     def _wall(self) -> float:
         return time.time() if self._clock is None else self._clock()
 
@@ -426,111 +329,6 @@ def read_leased(queue: str, task_id: str, data: bytes, guard: str) -> Leased:
 def dequeue_script() -> Script:
     """The script of :func:`dequeue_call`."""
     return _DEQUEUE
-
-
-class _Store(NamedTuple):
-    """A call that stores tasks."""
-
-    script: Script
-    queue: str
-    msgs: Sequence[TaskMessage]
-    place: str
-    keys: list[str]
-    args: list[Arg]
-
-
-def _to_enqueue(msgs: Sequence[TaskMessage]) -> _Store:
-    queue = _one_queue(msgs)
-    args: list[Arg] = []
-    for msg in msgs:
-        args += (msg.id, encode_task(msg))
-    return _Store(_ENQUEUE, queue, msgs, keys.pending(queue), [keys.task(queue, msg.id) for msg in msgs], args)
-
-
-def _to_enqueue_unique(items: Sequence[Unique]) -> _Store:
-    msgs = [item.msg for item in items]
-    queue = _one_queue(msgs)
-    args: list[Arg] = []
-    for msg, ttl in items:
-        args += (msg.id, encode_task(msg), ttl)
-    return _Store(_ENQUEUE_UNIQUE, queue, msgs, keys.pending(queue), _with_locks(queue, msgs), args)
-
-
-def _to_schedule(items: Sequence[Scheduled]) -> _Store:
-    msgs = [item.msg for item in items]
-    queue = _one_queue(msgs)
-    args: list[Arg] = []
-    for msg, when in items:
-        args += (msg.id, encode_task(msg), when, msg.group_key)
-    return _Store(_SCHEDULE, queue, msgs, keys.scheduled(queue), [keys.task(queue, msg.id) for msg in msgs], args)
-
-
-def _to_schedule_unique(items: Sequence[ScheduledUnique]) -> _Store:
-    msgs = [item.msg for item in items]
-    queue = _one_queue(msgs)
-    args: list[Arg] = []
-    for msg, when, ttl in items:
-        args += (msg.id, encode_task(msg), when, msg.group_key, ttl)
-    return _Store(_SCHEDULE_UNIQUE, queue, msgs, keys.scheduled(queue), _with_locks(queue, msgs), args)
-
-
-def _to_add_to_group(msgs: Sequence[TaskMessage]) -> _Store:
-    queue = _one_queue(msgs)
-    places: list[str] = []
-    args: list[Arg] = []
-    for msg in msgs:
-        places += (keys.task(queue, msg.id), keys.group(queue, msg.group_key))
-        args += (msg.id, encode_task(msg), msg.group_key)
-    return _Store(_ADD_TO_GROUP, queue, msgs, keys.groups(queue), places, args)
-
-
-def _to_add_to_group_unique(items: Sequence[Unique]) -> _Store:
-    msgs = [item.msg for item in items]
-    queue = _one_queue(msgs)
-    places: list[str] = []
-    args: list[Arg] = []
-    for msg, ttl in items:
-        places += (keys.task(queue, msg.id), keys.group(queue, msg.group_key), msg.unique_key)
-        args += (msg.id, encode_task(msg), msg.group_key, ttl)
-    return _Store(_ADD_TO_GROUP_UNIQUE, queue, msgs, keys.groups(queue), places, args)
-
-
-_STORES: dict[str, Callable[[Sequence[Any]], _Store]] = {
-    "enqueue": _to_enqueue,
-    "enqueue_unique": _to_enqueue_unique,
-    "schedule": _to_schedule,
-    "schedule_unique": _to_schedule_unique,
-    "add_to_group": _to_add_to_group,
-    "add_to_group_unique": _to_add_to_group_unique,
-}
-
-
-def _stored(store: _Store, answers: Any) -> Any:
-    """What Redis answered to a call, as errors; an error of the whole call stays what it is."""
-    if isinstance(answers, BaseException):
-        return answers
-    return [
-        None if answer == 1 else _refusal(answer, store.queue, msg)
-        for msg, answer in zip(store.msgs, answers, strict=True)
-    ]
-
-
-def _one_queue(msgs: Sequence[TaskMessage]) -> str:
-    if not msgs:
-        raise ValueError("a call needs at least one task")
-    at_most_a_batch(msgs)
-    queue = msgs[0].queue
-    if len(msgs) > 1 and any(msg.queue != queue for msg in msgs):
-        raise ValueError("the tasks of one call must be of one queue")
-    return queue
-
-
-def _with_locks(queue: str, msgs: Sequence[TaskMessage]) -> list[str]:
-    return [key for msg in msgs for key in (keys.task(queue, msg.id), msg.unique_key)]
-
-
-def _refusal(answer: int, queue: str, msg: TaskMessage) -> TaskError:
-    return DuplicateTaskError(queue, msg.id) if answer == -1 else TaskIDConflictError(queue, msg.id)
 
 
 def _places(items: Sequence[Leased]) -> tuple[list[str], list[tuple[Arg, ...]]]:

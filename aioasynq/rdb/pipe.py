@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import hiredis
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
     ConnectionError as RedisConnectionError,
     InvalidResponse,
     MasterDownError,
+    MovedError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
@@ -35,9 +37,11 @@ Word: TypeAlias = str | bytes | int | float
 OnReply: TypeAlias = Callable[[Any], None]
 
 _ERRORS: dict[str, type[Exception]] = {
+    "ASK": AskError,
     "CLUSTERDOWN": ClusterDownError,
     "LOADING": BusyLoadingError,
     "MASTERDOWN": MasterDownError,
+    "MOVED": MovedError,
     "NOAUTH": AuthenticationError,
     "NOPERM": NoPermissionError,
     "NOSCRIPT": NoScriptError,
@@ -54,6 +58,8 @@ SLOWEST = 500_000  #: bytes a second that a link should carry
 def _error(text: str) -> Exception:
     """What Redis said went wrong, as redis-py would raise it."""
     code, _, rest = text.partition(" ")
+    if "-READONLY You can't write" in text:  # of a script, as Redis 6.2 says it
+        return ReadOnlyError(text)
     return _ERRORS[code](rest) if code in _ERRORS else ResponseError(text)
 
 
@@ -177,7 +183,7 @@ class Pipe(asyncio.Protocol):
                 on_reply, _, size = self._calls.popleft()
                 self._unanswered -= size
                 on_reply(reply)
-                if isinstance(reply, ReadOnlyError):  # a master no more: the next connection finds another
+                if isinstance(reply, ReadOnlyError | MasterDownError):  # no master: the next connection finds one
                     self.close()
         except (InvalidResponse, IndexError) as exc:
             self.close(RedisConnectionError(f"an answer that makes no sense: {exc}"))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from aioasynq import keys
 from aioasynq.errors import BrokerRefusedError, MessageDecodeError
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from redis.asyncio.client import PubSub
 
 PROCESS_TTL = 10  #: seconds what a server says about itself is kept
+MAX_PATTERNS = 1 << 16  #: bytes of patterns that a server tells
 
 _WRITE_PROCESS_INFO = Script("write_process_info")
 _WAIT_RANK = Script("wait_rank")
@@ -29,21 +32,31 @@ class Processes(Operations):
     """Operations about servers rather than tasks."""
 
     async def write_process_info(
-        self, info: ServerInfo, workers: Mapping[str, WorkerInfo] | None, *, ttl: int = PROCESS_TTL
+        self,
+        info: ServerInfo,
+        workers: Mapping[str, WorkerInfo] | None,
+        *,
+        ttl: int = PROCESS_TTL,
+        patterns: Sequence[str] | None = None,
     ) -> None:
         """Tell that a server lives, and what it works on, by task id; None: what it told last time.
 
         Kept for *ttl* seconds.
+
+        Args:
+            patterns: of the task types that it has handlers for; Go's servers do not tell, and very many are not told.
         """
         server, tasks = _keys_of(info)
         expiry = await self._expiry(ttl)
+        told = b"" if patterns is None else msgspec.json.encode(list(patterns))
         args: list[Arg] = [ttl, encode_server(info), 0 if workers is None else 1]
+        args.append(told if len(told) <= MAX_PATTERNS else b"")
         for task_id, worker in (workers or {}).items():
             args += (task_id, encode_worker(worker))
         await asyncio.gather(  # three slots of a Cluster; else one round trip
             self._plain("ZADD", partial(self.command, "ZADD", keys.servers(), expiry, server), writes=True),
             self._plain("ZADD", partial(self.command, "ZADD", keys.workers(), expiry, tasks), writes=True),
-            self._run(_WRITE_PROCESS_INFO, (server, tasks), args),
+            self._run(_WRITE_PROCESS_INFO, (server, tasks, _patterns_of(info)), args),
         )
 
     async def read_process_info(self) -> list[tuple[ServerInfo, dict[str, WorkerInfo]]]:
@@ -68,6 +81,19 @@ class Processes(Operations):
             found.append((info, _readable(await self._ask("HGETALL", _keys_of(info)[1]))))
         return found
 
+    async def read_patterns(self, info: ServerInfo) -> list[str] | None:
+        """The patterns that a living server has handlers for; None when it does not tell, as Go's do not."""
+        data = await self._ask("GET", _patterns_of(info))
+        try:
+            return None if data is None else msgspec.json.decode(data, type=list[str])
+        except msgspec.DecodeError:
+            return None
+
+    async def count_stale_servers(self) -> int:
+        """How many records there are of servers that have not been heard of."""
+        now = await self._expiry(0)
+        return int(await self._ask("ZCOUNT", keys.servers(), "-inf", f"({now}"))
+
     async def _ask(self, *command: Any) -> Any:
         return await self._plain(str(command[0]), lambda: self._redis.execute_command(*command))
 
@@ -76,7 +102,7 @@ class Processes(Operations):
         server, tasks = _keys_of(info)
         await self._plain("ZREM", partial(self.command, "ZREM", keys.servers(), server), writes=True)
         await self._plain("ZREM", partial(self.command, "ZREM", keys.workers(), tasks), writes=True)
-        await self._plain("DEL", partial(self.command, "DEL", server, tasks), writes=True)
+        await self._plain("DEL", partial(self.command, "DEL", server, tasks, _patterns_of(info)), writes=True)
 
     async def publish_cancelation(self, task_id: str) -> int:
         """Ask every server to cancel this task if it runs there, and return how many heard it."""
@@ -111,3 +137,7 @@ def _keys_of(info: ServerInfo) -> tuple[str, str]:
         keys.server(info.host, info.pid, info.server_id),
         keys.server_workers(info.host, info.pid, info.server_id),
     )
+
+
+def _patterns_of(info: ServerInfo) -> str:
+    return keys.server_patterns(info.host, info.pid, info.server_id)

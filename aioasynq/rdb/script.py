@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import cache
 from importlib.resources import files
 
 _LUA = files("aioasynq.rdb") / "lua"
 _USES = re.compile(r"^-- uses: (.+)$", re.MULTILINE)
 
 
+@cache  # most helpers stand in front of many scripts
 def _read(name: str) -> str:
     return (_LUA / f"{name}.lua").read_text("utf-8")
 

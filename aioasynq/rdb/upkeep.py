@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aioasynq import keys
 from aioasynq.rdb.base import MAX_BATCH, Operations, at_most_a_batch
 from aioasynq.rdb.lifecycle import LEASE, Leased, read_leased
 from aioasynq.rdb.script import Script
 
+_NEXT_DUE = Script("next_due")
 _CHECK_AND_ENQUEUE = Script("check_and_enqueue")
 _RESTORE_UNFINISHED = Script("restore_unfinished")
 _EXTEND_LEASE = Script("extend_lease")
@@ -51,24 +52,18 @@ class Upkeep(Operations):
     async def next_due(self, *queues: str) -> dict[str, float]:
         """In how many seconds the next scheduled or retried task of each queue is due, by Redis's clock.
 
-        Queues where none waits are left out; negative when it is late. Two plain reads a queue, and the time only when
-        something waits.
+        Queues where none waits are left out; negative when it is late.
         """
-        places = [place for queue in queues for place in (keys.scheduled(queue), keys.retry(queue))]
-        firsts = await self._plain("looking for due tasks", lambda: self._firsts(places))
-        scores: dict[str, float] = {}
-        for n, first in enumerate(firsts):
-            if first:
-                queue = queues[n // 2]
-                score = first[0][1] if isinstance(first[0], list) else first[1]  # in pairs with RESP3
-                scores[queue] = min(scores.get(queue, float("inf")), float(score))
-        if not scores:
-            return {}
-        now = await self._redis_now()
-        return {queue: score - now for queue, score in scores.items()}
+        if self._is_cluster:  # each queue is elsewhere
+            answers = [answer for (answer,) in await asyncio.gather(*(self._next_due([each]) for each in queues))]
+        else:
+            answers = await self._next_due(queues)
+        return {queue: float(answer) for queue, answer in zip(queues, answers, strict=True) if answer}
 
-    async def _firsts(self, places: Sequence[str]) -> list[Any]:
-        return await asyncio.gather(*(self.command("ZRANGE", place, 0, 0, "WITHSCORES") for place in places))
+    async def _next_due(self, queues: Sequence[str]) -> list[bytes]:
+        places = [place for queue in queues for place in (keys.scheduled(queue), keys.retry(queue))]
+        answers: list[bytes] = await self._run(_NEXT_DUE, places, (self.clock_argument(),), writes=False)
+        return answers
 
     async def check_and_enqueue(self, *queues: str, limit: int = MAX_BATCH) -> Forwarded:
         """Make due scheduled and retried tasks pending (today's asynq says forward); groups get theirs back.

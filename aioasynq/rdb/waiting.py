@@ -12,11 +12,13 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from aioasynq import keys
 from aioasynq.errors import BrokerError
-from aioasynq.rdb.connection import connection_for
+from aioasynq.rdb.connection import connection_for, hang_up
+from aioasynq.rdb.failures import FAILURES, REDIRECTED
 from aioasynq.rdb.lifecycle import Batch, add_to_batch, dequeue_call, dequeue_script
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 LONGEST_WAIT = 5.0  #: seconds; a connection that died without a word can take one task at most, within this time
 SHORT_WAIT = 1.0  #: seconds, where this user may not end a wait with CLIENT UNBLOCK
+_MOVING = 0.3  #: seconds until a queue that is elsewhere, or under way there, is looked at
 _GRACE = 2.0  #: seconds an answer may be late before the connection counts as dead
 
 
@@ -52,13 +55,14 @@ class WaitingConnection:
         self._waiting = False
         self.armed = False  #: Redis watches the queue for us
         self.may_unblock = True  #: false once Redis has refused CLIENT UNBLOCK
+        rdb.waits.add(self)
 
     async def wait(self, seconds: float, ride: Ride | None = None) -> tuple[bool, Batch | None]:
         """Wait until a task is there, at most *seconds*.
 
         Returns:
-            Whether one was there, and what the ride took: None without a ride, or when Redis had forgotten the
-            script, so that nothing was taken.
+            Whether one was there, or may be, and what the ride took: None without a ride, or when Redis had forgotten
+            the script or a Cluster has moved the queue, so that nothing was taken.
 
         Raises:
             BrokerError: the connection broke or Redis refused; with a ride ``maybe_done`` is set, and only a repeat
@@ -70,8 +74,14 @@ class WaitingConnection:
             sent = True
             self._waiting = True
             return await self._ask(connection, seconds if self.may_unblock else min(seconds, SHORT_WAIT), ride)
-        except (RedisError, OSError, TimeoutError, EOFError) as exc:
+        except REDIRECTED:
             await self.close()
+            await self._rdb.learn_anew("")
+            await asyncio.sleep(_MOVING)  # while the queue is under way to another node it can only be looked at
+            return True, None
+        except (*FAILURES, EOFError) as exc:
+            await self.close()
+            await self._rdb.learn_anew(keys.pending(self._queue))
             reason = str(exc) or "no answer in time"
             text = f"waiting for tasks of {self._queue!r} failed on {self._rdb.address}: {reason}"
             raise BrokerError(
@@ -140,7 +150,7 @@ class WaitingConnection:
             async with asyncio.timeout(_GRACE):
                 try:
                     answer = await connection.read_response()
-                except NoScriptError:
+                except (NoScriptError, *REDIRECTED):
                     answer = None
             if answer is not None:
                 batch = Batch([], [], [])
@@ -148,6 +158,16 @@ class WaitingConnection:
         if refused is not None and not (batch and batch.tasks):
             raise refused
         return moved is not None, batch
+
+    def look_where(self) -> None:
+        """End a wait on a node of a Cluster that holds the queue no more, say because it is silent and was replaced."""
+        client, node = self._rdb.client, self._node
+        if self._connection is None or node is None or not isinstance(client, RedisCluster):
+            return
+        with contextlib.suppress(*FAILURES):  # nobody is known to hold it
+            now = client.get_node_from_key(keys.pending(self._queue))
+            if now is not None and now.name != node.name:
+                hang_up(self._connection)
 
     @property
     def is_open(self) -> bool:
@@ -167,12 +187,12 @@ class WaitingConnection:
                 await self._rdb.command("CLIENT", "UNBLOCK", self._client_id, **options)
         except NoPermissionError:
             self.may_unblock = False
-        except (RedisError, OSError, TimeoutError):
+        except FAILURES:
             pass  # the wait ends by itself
 
     async def close(self) -> None:
         """Drop the connection; the next wait opens another."""
         connection, self._connection, self._client_id = self._connection, None, 0
         if connection is not None:
-            with contextlib.suppress(RedisError, OSError, TimeoutError):
+            with contextlib.suppress(*FAILURES):
                 await connection.disconnect(nowait=True)

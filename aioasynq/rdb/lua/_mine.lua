@@ -6,12 +6,12 @@ local function mine(task, lease, guard)
   if not lease then
     return false
   end
-  if string.sub(guard, 1, 6) == "lease=" then
-    return lease == string.sub(guard, 7)
-  end
   local owner = redis.pcall("HGET", task, "owner")
+  if owner == guard then -- nearly always
+    return lease % 1 ~= 0
+  end
   if type(owner) == "table" and not string.find(owner.err, "WRONGTYPE", 1, true) then
     error(owner.err)
   end
-  return tonumber(lease) % 1 ~= 0 and owner == guard
+  return string.sub(guard, 1, 6) == "lease=" and lease == string.sub(guard, 7)
 end

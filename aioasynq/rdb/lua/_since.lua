@@ -4,5 +4,5 @@ local function since(sent)
     return string.format("%.0f", sent * 1e9)
   end
   local time = redis.call("TIME")
-  return string.format("%d%06d000", time[1], time[2])
+  return time[1] .. string.sub("00000" .. time[2], -6) .. "000"
 end

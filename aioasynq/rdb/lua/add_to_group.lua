@@ -10,14 +10,13 @@
 --
 -- Returns for each task 1 when stored, 0 when its id is taken.
 
-local kept = redis.call("GET", KEYS[1])
-local before = kept and told_before(kept, ARGV[1], (#KEYS - 2) / 2)
+redis.call("SCARD", KEYS[2]) -- fails here, before anything is written, when the key is no set
+if ARGV[1] == "1" then -- else it could write a moment ago
+  may("ZADD", KEYS[4], "HSET", KEYS[3], "SADD", KEYS[2], "INCR", KEYS[1], "SET", KEYS[1])
+end
+local before = told_before(KEYS[1], ARGV[1], (#KEYS - 2) / 2)
 if before then
   return before
-end
-redis.call("SCARD", KEYS[2]) -- fails here, before anything is written, when the key is no set
-if not kept then -- else it could write within the last minute
-  may("ZADD", KEYS[4], "HSET", KEYS[3], "SADD", KEYS[2], "SET", KEYS[1])
 end
 local now = math.floor(clock(ARGV[2]))
 local answers, refused = {}, false

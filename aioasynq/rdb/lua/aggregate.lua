@@ -1,5 +1,5 @@
 -- aggregate: put one task in the place of those that were set apart.
--- uses: clock, receipt, may, unlock
+-- uses: clock, receipt, may, unlock, apart
 --
 -- KEYS[1]  receipt            string
 -- KEYS[2]  aggregation set    sorted set
@@ -32,8 +32,7 @@ if not redis.call("ZSCORE", KEYS[3], KEYS[2]) then
 end
 local members, leaving = redis.call("ZRANGE", KEYS[2], 0, -1), {}
 for _, member in ipairs(members) do
-  -- one that is in another state by now is another task, with an id that had become free
-  leaving[member] = redis.pcall("HGET", ARGV[3] .. member, "state") == "aggregating"
+  leaving[member] = is_apart(ARGV[3], member)
 end
 local id, state, lock = ARGV[4], ARGV[6], nil
 local key = 8

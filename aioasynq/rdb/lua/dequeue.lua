@@ -19,7 +19,8 @@
 -- more may wait, 2 when it is paused. Strays are ids that were in the list and no task of it: without a hash, or held
 -- elsewhere; they are taken off the list.
 
-local prefix, owner = ARGV[4], ARGV[5]
+local call, pcall = redis.call, redis.pcall -- each is looked up for each task else
+local prefix, owner = ARGV[4] .. "t:", ARGV[5]
 
 -- Up to 128 leases Redis keeps in a flat list, in which it reads number after number to find a place: that took a
 -- quarter of the time a task costs. A member of more than 64 bytes, there for a moment, makes a tree of it until it is
@@ -33,10 +34,10 @@ if before then
   end
   local taken = {}
   for _, id in ipairs(before[3]) do
-    local task = prefix .. "t:" .. id
-    if mine(task, redis.call("ZSCORE", KEYS[5], id), owner) then -- else somebody has recovered it meanwhile
+    local task = prefix .. id
+    if mine(task, call("ZSCORE", KEYS[5], id), owner) then -- else somebody has recovered it meanwhile
       taken[#taken + 1] = id
-      taken[#taken + 1] = redis.call("HGET", task, "msg") or ""
+      taken[#taken + 1] = call("HGET", task, "msg") or ""
     end
   end
   return { before[1], before[2], taken, before[4] }
@@ -45,18 +46,18 @@ end
 local function answer(state, moment, taken, ids, strays)
   if #ids > 0 or #strays > 0 or ARGV[8] == "1" then
     if ARGV[8] == "1" then
-      redis.call("DEL", KEYS[1]) -- passes when memory is full, and then the rest does too
+      call("DEL", KEYS[1]) -- passes when memory is full, and then the rest does too
     end
     remember(KEYS[1], ARGV[1], { state, moment, ids, strays })
   end
   return { state, moment, taken, strays }
 end
 
-if redis.call("EXISTS", KEYS[3]) == 1 then
+if call("EXISTS", KEYS[3]) == 1 then
   return answer(2, "", {}, {}, {})
 end
-local wanted = tonumber(ARGV[6])
-local waiting = redis.call("LRANGE", KEYS[2], -wanted, -1)
+local wanted, most = tonumber(ARGV[6]), tonumber(ARGV[7])
+local waiting = call("LRANGE", KEYS[2], -wanted, -1)
 local ids, tasks, taken, strays, bytes = {}, {}, {}, {}, 0
 local state, looked, seen = 1, 0, {}
 if #waiting < wanted then
@@ -64,22 +65,22 @@ if #waiting < wanted then
 end
 for i = #waiting, 1, -1 do
   local id = waiting[i]
-  local task = prefix .. "t:" .. id
-  local found = redis.pcall("HMGET", task, "state", "msg")
+  local task = prefix .. id
+  local found = pcall("HMGET", task, "state", "msg")
   if found.err and not string.find(found.err, "WRONGTYPE", 1, true) then
     error(found.err) -- a user who may not read is no reason to call it a stray
   end
   local stray = seen[id] -- the id stands in the list twice
   if not stray and found[1] ~= "pending" then
     local at = state_of(task)
-    stray = at == nil or held(prefix, id, at)
+    stray = at == nil or held(ARGV[4], id, at)
   end
   if stray then
     strays[#strays + 1] = id
   else
     local msg = found[2] or ""
     bytes = bytes + #msg
-    if #ids > 0 and bytes > tonumber(ARGV[7]) then
+    if #ids > 0 and bytes > most then
       state = 1
       break
     end
@@ -95,8 +96,7 @@ if looked == 0 then
   return answer(state, "", {}, {}, {})
 end
 
-local task = prefix .. "t:"
-may("HDEL", task, "ZADD", KEYS[5], "ZREM", KEYS[5], "LPUSH", KEYS[4], "LTRIM", KEYS[2], "HSET", task)
+may("HDEL", prefix, "ZADD", KEYS[5], "ZREM", KEYS[5], "LPUSH", KEYS[4], "LTRIM", KEYS[2], "HSET", prefix)
 may("SET", KEYS[1], "DEL", KEYS[1])
 -- HDEL passes when memory is full, and what follows a first write passes too: a full Redis can still be worked empty.
 -- The lease comes before the lists change, so that a task cannot drop out of sight.
@@ -106,19 +106,19 @@ if #ids >= MANY then
   leases = { moment, LONG }
 end
 for i, id in ipairs(ids) do
-  redis.call("HDEL", tasks[i], "pending_since")
+  call("HDEL", tasks[i], "pending_since")
   leases[#leases + 1] = moment
   leases[#leases + 1] = id
 end
 if #ids > 0 then
-  redis.call("ZADD", KEYS[5], unpack(leases))
-  redis.call("LPUSH", KEYS[4], unpack(ids))
+  call("ZADD", KEYS[5], unpack(leases))
+  call("LPUSH", KEYS[4], unpack(ids))
 end
 if #ids >= MANY then
-  redis.call("ZREM", KEYS[5], LONG)
+  call("ZREM", KEYS[5], LONG)
 end
-redis.call("LTRIM", KEYS[2], 0, -looked - 1)
+call("LTRIM", KEYS[2], 0, -looked - 1)
 for _, held_task in ipairs(tasks) do
-  redis.call("HSET", held_task, "state", "active", "owner", owner)
+  call("HSET", held_task, "state", "active", "owner", owner)
 end
 return answer(state, moment, taken, ids, strays)

@@ -13,6 +13,7 @@
 --
 -- Returns for each task 1 when removed, 0 when it is no longer held under its guard (nothing is written).
 
+local call = redis.call
 local before = repeated(KEYS[1], ARGV[1])
 if before then
   return before
@@ -29,7 +30,7 @@ for i = 3, #ARGV, 3 do
     key = key + 1
   end
   if mine(task, leases[id], ARGV[i + 1]) then
-    redis.call("LREM", KEYS[2], -1, id) -- the oldest stand last; what is there twice is a matter for repair
+    call("LREM", KEYS[2], -1, id) -- the oldest stand last; what is there twice is a matter for repair
     leases[id] = false
     gone[#gone + 1] = id
     doomed[#doomed + 1] = task
@@ -44,7 +45,7 @@ end
 if #gone == 0 then
   return answers
 end
-redis.call("ZREM", KEYS[3], unpack(gone))
-redis.call("DEL", unpack(doomed))
+call("ZREM", KEYS[3], unpack(gone))
+call("DEL", unpack(doomed))
 count(KEYS[4], KEYS[5], #gone, now)
 return remember(KEYS[1], ARGV[1], answers)

@@ -10,32 +10,37 @@
 --
 -- Returns for each task 1 when stored, 0 when its id is taken.
 
-local kept = redis.call("GET", KEYS[1])
-local before = kept and told_before(kept, ARGV[1], #KEYS - 2)
+local call = redis.call
+if ARGV[1] == "1" then -- else it could write a moment ago
+  may("LPUSH", KEYS[2], "HSET", KEYS[3], "INCR", KEYS[1], "SET", KEYS[1])
+end
+local before = told_before(KEYS[1], ARGV[1], #KEYS - 2)
 if before then
   return before
 end
-if not kept then -- else it could write within the last minute
-  may("LPUSH", KEYS[2], "HSET", KEYS[3], "SET", KEYS[1])
-end
 local pending_since = since(ARGV[2])
-local answers, added, seen, refused = {}, {}, {}, false
+local answers, ids, new, refused = {}, {}, {}, false
 for i = 3, #KEYS do
-  if seen[KEYS[i]] or redis.call("EXISTS", KEYS[i]) == 1 then
-    answers[#answers + 1] = 0
+  if new[KEYS[i]] or call("EXISTS", KEYS[i]) == 1 then
+    answers[i - 2] = 0
     refused = true
   else
-    seen[KEYS[i]] = i
-    added[#added + 1] = ARGV[2 * i - 3]
-    answers[#answers + 1] = 1
+    new[KEYS[i]] = true
+    answers[i - 2] = 1
+    ids[#ids + 1] = ARGV[2 * i - 3]
   end
 end
 -- The list comes first: when it is no list, nothing is written, and should the hash be refused, an id without a task is
 -- left, which is taken off, and no hash that nobody would find.
-if #added > 0 then
-  redis.call("LPUSH", KEYS[2], unpack(added))
-end
-for task, i in pairs(seen) do
-  redis.call("HSET", task, "msg", ARGV[2 * i - 2], "state", "pending", "pending_since", pending_since)
+if ids[1] then
+  local added = redis.pcall("LPUSH", KEYS[2], unpack(ids))
+  if type(added) == "table" then
+    return untold(KEYS[1], added)
+  end
+  for i = 3, #KEYS do
+    if answers[i - 2] == 1 then
+      call("HSET", KEYS[i], "msg", ARGV[2 * i - 2], "state", "pending", "pending_since", pending_since)
+    end
+  end
 end
 return tell(KEYS[1], ARGV[1], answers, refused)

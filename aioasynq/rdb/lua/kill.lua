@@ -1,5 +1,5 @@
 -- kill: archive tasks that failed for good, and let go of what the archive cannot hold.
--- uses: clock, receipt, may, mine, count, unlock, awaited
+-- uses: clock, receipt, may, mine, count, unlock, trim, awaited
 --
 -- KEYS[1]   receipt   string
 -- KEYS[2]   active    list
@@ -64,17 +64,5 @@ count(KEYS[4], KEYS[5], #gone, now)
 count(KEYS[6], KEYS[7], #gone, now)
 tell_ended(KEYS[2], gone)
 
-local function let_go(ids)
-  for _, id in ipairs(ids) do
-    local task = ARGV[5] .. id
-    unlock(redis.pcall("HGET", task, "unique_key"), id)
-    redis.call("DEL", task)
-    redis.call("ZREM", KEYS[8], id)
-  end
-end
-let_go(redis.call("ZRANGEBYSCORE", KEYS[8], "-inf", math.floor(now) - tonumber(ARGV[4]), "LIMIT", 0, 500))
-local extra = redis.call("ZCARD", KEYS[8]) - tonumber(ARGV[3])
-if extra > 0 then
-  let_go(redis.call("ZRANGE", KEYS[8], 0, math.min(extra, 500) - 1))
-end
+trim(KEYS[8], ARGV[5], now, ARGV[3], ARGV[4])
 return remember(KEYS[1], ARGV[1], answers)

@@ -24,7 +24,7 @@ may("LREM", KEYS[2], "ZREM", KEYS[3], "ZADD", KEYS[6], "HSET", KEYS[7], "HDEL", 
 may("INCRBY", KEYS[4], "EXPIREAT", KEYS[5], "SET", KEYS[1])
 local now = clock(ARGV[2])
 local leases, gone = leases_of(KEYS[3], 3, 7), {}
-local answers, key = {}, 7
+local answers, scores, locks, key = {}, {}, {}, 7
 for i = 3, #ARGV, 7 do
   local id, task, unique = ARGV[i], KEYS[key], nil
   key = key + 1
@@ -36,14 +36,16 @@ for i = 3, #ARGV, 7 do
     redis.call("LREM", KEYS[2], -1, id) -- the oldest stand last; what is there twice is a matter for repair
     leases[id] = false
     gone[#gone + 1] = id
-    redis.call("ZADD", KEYS[6], math.floor(now) + tonumber(ARGV[i + 4]), id)
-    redis.call("HSET", task, "msg", ARGV[i + 3], "state", "completed")
+    scores[#scores + 1] = math.floor(now) + tonumber(ARGV[i + 4])
+    scores[#scores + 1] = id
     if ARGV[i + 5] == "1" then
-      redis.call("HSET", task, "result", ARGV[i + 6])
+      redis.call("HSET", task, "msg", ARGV[i + 3], "state", "completed", "result", ARGV[i + 6])
+    else
+      redis.call("HSET", task, "msg", ARGV[i + 3], "state", "completed")
     end
     redis.call("HDEL", task, "owner", "recovered")
     if unique and redis.pcall("GET", unique) == id then
-      redis.call("DEL", unique)
+      locks[#locks + 1] = unique
     end
     answers[#answers + 1] = 1
   else
@@ -53,7 +55,11 @@ end
 if #gone == 0 then
   return answers
 end
+redis.call("ZADD", KEYS[6], unpack(scores))
 redis.call("ZREM", KEYS[3], unpack(gone))
+if #locks > 0 then
+  redis.call("DEL", unpack(locks))
+end
 count(KEYS[4], KEYS[5], #gone, now)
 tell_ended(KEYS[2], gone)
 return remember(KEYS[1], ARGV[1], answers)

@@ -12,13 +12,12 @@
 -- Returns for each task 1 when stored, 0 when its id is taken, -1 when the lock is held. Only a task that is stored
 -- takes its lock.
 
-local kept = redis.call("GET", KEYS[1])
-local before = kept and told_before(kept, ARGV[1], (#KEYS - 2) / 2)
+if ARGV[1] == "1" then -- else it could write a moment ago
+  may("ZADD", KEYS[2], "HSET", KEYS[3], "SET", KEYS[4], "INCR", KEYS[1], "SET", KEYS[1])
+end
+local before = told_before(KEYS[1], ARGV[1], (#KEYS - 2) / 2)
 if before then
   return before
-end
-if not kept then -- else it could write within the last minute
-  may("ZADD", KEYS[2], "HSET", KEYS[3], "SET", KEYS[4], "SET", KEYS[1])
 end
 local now = clock(ARGV[2])
 local answers, refused = {}, false
@@ -34,7 +33,10 @@ for i = 3, #KEYS, 2 do
     answers[#answers + 1] = 0
     refused = true
   else
-    redis.call("ZADD", KEYS[2], due(when, now), id) -- first, as in enqueue
+    local added = redis.pcall("ZADD", KEYS[2], due(when, now), id) -- first: when it is no set, nothing is written
+    if type(added) == "table" then
+      return untold(KEYS[1], added)
+    end
     redis.call("HSET", task, "msg", msg, "state", "scheduled", "unique_key", unique)
     if group ~= "" then
       redis.call("HSET", task, "join", group) -- ours: "group" would let Go put it into a group it does not look at

@@ -1,0 +1,284 @@
+"""Into a queue: the operations that store tasks, many of one queue in each call.
+
+Answers are one a task, in the order given. At most 256 tasks go in one call (``ValueError``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from aioasynq import keys
+from aioasynq.errors import DuplicateTaskError, NotReplicatedError, TaskError, TaskIDConflictError
+from aioasynq.message import TaskMessage
+from aioasynq.proto.codec import encode_task
+from aioasynq.rdb.base import Arg, Operations, Receipt, at_most_a_batch
+from aioasynq.rdb.pipe import OnReply
+from aioasynq.rdb.script import Script
+from aioasynq.rdb.started import Copied, Copies
+
+REGISTER_AGAIN = 60.0  #: seconds after which a queue's name is written again, in case somebody removed it
+
+Stored: TypeAlias = "list[TaskError | None]"  #: for each task None, or why it was not stored
+StoredOrNot: TypeAlias = "list[TaskError | NotReplicatedError | None]"  #: the same of one who waits for replicas too
+
+_ENQUEUE = Script("enqueue")
+_ENQUEUE_UNIQUE = Script("enqueue_unique")
+_SCHEDULE = Script("schedule")
+_SCHEDULE_UNIQUE = Script("schedule_unique")
+_ADD_TO_GROUP = Script("add_to_group")
+_ADD_TO_GROUP_UNIQUE = Script("add_to_group_unique")
+
+
+class Unique(NamedTuple):
+    """A task to enqueue, and for how many seconds it holds its lock."""
+
+    msg: TaskMessage
+    ttl: int
+
+
+class Scheduled(NamedTuple):
+    """A task to schedule: *when* is ``+12.500``, seconds from now, or ``1795437947.250``, unix seconds."""
+
+    msg: TaskMessage
+    when: str
+
+
+class ScheduledUnique(NamedTuple):
+    """The same with a lock; its *ttl* counts from now, so it includes the delay."""
+
+    msg: TaskMessage
+    when: str
+    ttl: int
+
+
+class Storing(Operations):
+    """Operations that put new tasks into a queue."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._registered: dict[str, float] = {}
+        self._unnamed: dict[str, list[tuple[_Store, Receipt, OnReply]]] = {}  # calls that wait until it is registered
+
+    def _look_again(self) -> None:
+        self._registered.clear()
+
+    # ── into a queue ──
+
+    async def enqueue(self, msgs: Sequence[TaskMessage], *, receipt: Receipt | None = None) -> Stored:
+        """Add tasks to their queue, ready to be processed. All must name the same queue.
+
+        Returns:
+            For each task None, or the :class:`TaskIDConflictError` why it was not stored.
+
+        Raises:
+            BrokerError: Redis did not answer within the operation timeout, or refused the whole call.
+        """
+        return await self._store(_to_enqueue(msgs), receipt)
+
+    async def enqueue_unique(self, items: Sequence[Unique], *, receipt: Receipt | None = None) -> Stored:
+        """The same for tasks that take a lock; :class:`DuplicateTaskError` where it is held already."""
+        return await self._store(_to_enqueue_unique(items), receipt)
+
+    async def schedule(self, items: Sequence[Scheduled], *, receipt: Receipt | None = None) -> Stored:
+        """Keep tasks until they are due. Answers and errors as :meth:`enqueue`."""
+        return await self._store(_to_schedule(items), receipt)
+
+    async def schedule_unique(self, items: Sequence[ScheduledUnique], *, receipt: Receipt | None = None) -> Stored:
+        """The same for tasks that take a lock. Answers and errors as :meth:`enqueue_unique`."""
+        return await self._store(_to_schedule_unique(items), receipt)
+
+    async def add_to_group(self, msgs: Sequence[TaskMessage], *, receipt: Receipt | None = None) -> Stored:
+        """Let tasks wait in the group that ``group_key`` names. Answers and errors as :meth:`enqueue`."""
+        return await self._store(_to_add_to_group(msgs), receipt)
+
+    async def add_to_group_unique(self, items: Sequence[Unique], *, receipt: Receipt | None = None) -> Stored:
+        """The same for tasks that take a lock. Answers and errors as :meth:`enqueue_unique`."""
+        return await self._store(_to_add_to_group_unique(items), receipt)
+
+    def start_to(
+        self,
+        operation: str,
+        items: Sequence[Any],
+        receipt: Receipt,
+        on_answers: Callable[[StoredOrNot | BaseException], None],
+    ) -> None:
+        """Do what the method *operation* does, for one who does not wait.
+
+        *on_answers* gets what it would return or raise, a ``CancelledError`` if this RDB gave up. It must not raise.
+        """
+        store = _STORES[operation](items)
+        waiting = self._unnamed.get(store.queue)
+        if waiting is not None:  # behind those that came before
+            waiting.append((store, receipt, on_answers))
+        elif time.monotonic() < self._registered.get(store.queue, 0.0):
+            self._start_store(store, receipt, on_answers)
+        else:
+            self._check_open(store.script.name)
+            self._unnamed[store.queue] = [(store, receipt, on_answers)]
+            self._own(self._name_and_start(store.queue))
+
+    async def _name_and_start(self, queue: str) -> None:
+        """Name a queue, then start in their order the calls that waited for it."""
+        try:
+            await self._register(queue)
+        except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001 - whoever waits judges it
+            for _, _, on_answers in self._unnamed.pop(queue):
+                on_answers(exc)
+        else:
+            for store, receipt, on_answers in self._unnamed.pop(queue):
+                self._start_store(store, receipt, on_answers)
+
+    def _start_store(self, store: _Store, receipt: Receipt, on_answers: OnReply) -> None:
+        copies = self._copies
+        self._start(
+            store.script,
+            *self._call(store, receipt),
+            lambda answers: on_answers(_stored(store, answers, copies, self.address)),
+            copies=copies,
+        )
+
+    async def _store(self, store: _Store, receipt: Receipt | None) -> Stored:
+        await self._register(store.queue)
+        answers = await self._run(store.script, *self._call(store, self._receipt(receipt)))
+        return [*_stored(store, answers)]
+
+    def _call(self, store: _Store, receipt: Receipt) -> tuple[tuple[str, ...], tuple[Arg, ...]]:
+        return (
+            (keys.receipt(store.queue, receipt.caller), store.place, *store.keys),
+            (receipt.number, self.clock_argument(), *store.args),
+        )
+
+    async def _register(self, queue: str) -> None:
+        """Name the queue among all queues.
+
+        A call of its own, since on a Cluster that set is elsewhere. It comes first, and is repeated now and then, for
+        a queue removed by another process is not registered by anybody else.
+        """
+        now = time.monotonic()
+        if now < self._registered.get(queue, 0.0):
+            return
+        await self._plain(
+            f"naming queue {queue!r} among all queues",
+            lambda: self.command("SADD", keys.queues(), queue),  # no write of which a caller must know
+        )
+        self._registered[queue] = now + REGISTER_AGAIN
+
+    def forget_queue(self, queue: str) -> None:
+        """Register *queue* anew with its next task."""
+        self._registered.pop(queue, None)
+
+
+class _Store(NamedTuple):
+    """A call that stores tasks."""
+
+    script: Script
+    queue: str
+    msgs: Sequence[TaskMessage]
+    place: str
+    keys: list[str]
+    args: list[Arg]
+
+
+def _to_enqueue(msgs: Sequence[TaskMessage]) -> _Store:
+    queue = _one_queue(msgs)
+    prefix = keys.task_prefix(queue)
+    args: list[Arg] = []
+    for msg in msgs:
+        args += (msg.id, encode_task(msg))
+    return _Store(_ENQUEUE, queue, msgs, keys.pending(queue), [prefix + msg.id for msg in msgs], args)
+
+
+def _to_enqueue_unique(items: Sequence[Unique]) -> _Store:
+    msgs = [item.msg for item in items]
+    queue = _one_queue(msgs)
+    args: list[Arg] = []
+    for msg, ttl in items:
+        args += (msg.id, encode_task(msg), ttl)
+    return _Store(_ENQUEUE_UNIQUE, queue, msgs, keys.pending(queue), _with_locks(queue, msgs), args)
+
+
+def _to_schedule(items: Sequence[Scheduled]) -> _Store:
+    msgs = [item.msg for item in items]
+    queue = _one_queue(msgs)
+    args: list[Arg] = []
+    for msg, when in items:
+        args += (msg.id, encode_task(msg), when, msg.group_key)
+    return _Store(_SCHEDULE, queue, msgs, keys.scheduled(queue), [keys.task(queue, msg.id) for msg in msgs], args)
+
+
+def _to_schedule_unique(items: Sequence[ScheduledUnique]) -> _Store:
+    msgs = [item.msg for item in items]
+    queue = _one_queue(msgs)
+    args: list[Arg] = []
+    for msg, when, ttl in items:
+        args += (msg.id, encode_task(msg), when, msg.group_key, ttl)
+    return _Store(_SCHEDULE_UNIQUE, queue, msgs, keys.scheduled(queue), _with_locks(queue, msgs), args)
+
+
+def _to_add_to_group(msgs: Sequence[TaskMessage]) -> _Store:
+    queue = _one_queue(msgs)
+    places: list[str] = []
+    args: list[Arg] = []
+    for msg in msgs:
+        places += (keys.task(queue, msg.id), keys.group(queue, msg.group_key))
+        args += (msg.id, encode_task(msg), msg.group_key)
+    return _Store(_ADD_TO_GROUP, queue, msgs, keys.groups(queue), places, args)
+
+
+def _to_add_to_group_unique(items: Sequence[Unique]) -> _Store:
+    msgs = [item.msg for item in items]
+    queue = _one_queue(msgs)
+    places: list[str] = []
+    args: list[Arg] = []
+    for msg, ttl in items:
+        places += (keys.task(queue, msg.id), keys.group(queue, msg.group_key), msg.unique_key)
+        args += (msg.id, encode_task(msg), msg.group_key, ttl)
+    return _Store(_ADD_TO_GROUP_UNIQUE, queue, msgs, keys.groups(queue), places, args)
+
+
+_STORES: dict[str, Callable[[Sequence[Any]], _Store]] = {
+    "enqueue": _to_enqueue,
+    "enqueue_unique": _to_enqueue_unique,
+    "schedule": _to_schedule,
+    "schedule_unique": _to_schedule_unique,
+    "add_to_group": _to_add_to_group,
+    "add_to_group_unique": _to_add_to_group_unique,
+}
+
+
+def _stored(store: _Store, answers: Any, copies: Copies | None = None, address: str = "") -> Any:
+    """What Redis answered to a call, as errors; an error of the whole call stays what it is."""
+    if isinstance(answers, BaseException):
+        return answers
+    missing: NotReplicatedError | None = None
+    if isinstance(answers, Copied) and copies is not None:
+        answers, replicas = answers
+        if replicas < copies.replicas:
+            missing = NotReplicatedError(store.script.name, address, copies.replicas, replicas, copies.seconds)
+    if missing is None and answers.count(1) == len(store.msgs):
+        return [None] * len(answers)
+    return [
+        missing if answer == 1 else _refusal(answer, store.queue, msg)
+        for msg, answer in zip(store.msgs, answers, strict=True)
+    ]
+
+
+def _one_queue(msgs: Sequence[TaskMessage]) -> str:
+    if not msgs:
+        raise ValueError("a call needs at least one task")
+    at_most_a_batch(msgs)
+    queue = msgs[0].queue
+    if len(msgs) > 1 and any(msg.queue != queue for msg in msgs):
+        raise ValueError("the tasks of one call must be of one queue")
+    return queue
+
+
+def _with_locks(queue: str, msgs: Sequence[TaskMessage]) -> list[str]:
+    return [key for msg in msgs for key in (keys.task(queue, msg.id), msg.unique_key)]
+
+
+def _refusal(answer: int, queue: str, msg: TaskMessage) -> TaskError:
+    return DuplicateTaskError(queue, msg.id) if answer == -1 else TaskIDConflictError(queue, msg.id)
