@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
+
+from msgspec import Struct
 
 from aioasynq import keys
 from aioasynq.message import DEFAULT_TIMEOUT, TaskMessage
@@ -18,8 +19,7 @@ Route: TypeAlias = Literal[
 ]
 
 
-@dataclass(slots=True)
-class Composed:
+class Composed(Struct, gc=False):
     """A message, and how it gets into Redis."""
 
     msg: TaskMessage
@@ -110,7 +110,7 @@ def task_info(
 
     A time that no ``datetime`` can hold, as a strange message may have, becomes the nearest one that it can.
     """
-    return TaskInfo(
+    info = TaskInfo(
         id=msg.id,
         queue=msg.queue,
         type=msg.type,
@@ -120,26 +120,36 @@ def task_info(
         max_retry=msg.retry,
         retried=msg.retried,
         last_err=msg.error_msg,
-        last_failed_at=_moment(msg.last_failed_at) if msg.last_failed_at else None,
         timeout=msg.timeout,
-        deadline=_moment(msg.deadline) if msg.deadline else None,
         next_process_at=_moment(next_process_at) if next_process_at else None,
         retention=msg.retention,
-        completed_at=_moment(msg.completed_at) if msg.completed_at else None,
         group=msg.group_key or None,
         result=result,
         is_orphaned=is_orphaned,
     )
+    # most tasks have none of these
+    if msg.deadline:
+        info.deadline = _moment(msg.deadline)
+    if msg.last_failed_at:
+        info.last_failed_at = _moment(msg.last_failed_at)
+    if msg.completed_at:
+        info.completed_at = _moment(msg.completed_at)
+    return info
 
 
 def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(max(0, min(seconds, MAX_MOMENT)), UTC)
+    if not 0 <= seconds <= MAX_MOMENT:
+        seconds = 0 if seconds < 0 else MAX_MOMENT
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 _PENDING: Final = TaskState.PENDING
 
-# Random UUIDs, made by the block: one costs a quarter of uuid.uuid4()
-_BLOCK = 64
+# Random UUIDs, made by the block, all texts of one at once, digit by digit: one costs a tenth of uuid.uuid4().
+_BLOCK = 256
+_FORM = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx "
+_PLACES = [place for place, letter in enumerate(_FORM) if letter == "x"]
+_EMPTY_TEXTS = _FORM.encode() * _BLOCK
 _VERSION_4 = bytes(0x40 | byte & 0x0F for byte in range(256))
 _VARIANT_1 = bytes(0x80 | byte & 0x3F for byte in range(256))
 _ids: list[str] = []
@@ -159,11 +169,11 @@ def _block() -> list[str]:
     random = bytearray(os.urandom(16 * _BLOCK))
     random[6::16] = random[6::16].translate(_VERSION_4)
     random[8::16] = random[8::16].translate(_VARIANT_1)
-    text = random.hex()
-    return [
-        f"{text[i : i + 8]}-{text[i + 8 : i + 12]}-{text[i + 12 : i + 16]}-{text[i + 16 : i + 20]}-{text[i + 20 : j]}"
-        for i, j in zip(range(0, len(text), 32), range(32, len(text) + 1, 32), strict=True)
-    ]
+    digits = random.hex().encode()
+    texts = bytearray(_EMPTY_TEXTS)
+    for digit, place in enumerate(_PLACES):
+        texts[place :: len(_FORM)] = digits[digit :: len(_PLACES)]
+    return texts.decode().split()
 
 
 os.register_at_fork(after_in_child=_ids.clear)  # parent and child would hand out the same

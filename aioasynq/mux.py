@@ -7,27 +7,22 @@ prefix (asynq servemux.go).
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from functools import partial, update_wrapper
-from typing import Any, Generic, NoReturn, ParamSpec, TypeAlias, TypeVar, Unpack, cast, overload
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias, TypeVar, Unpack, cast, overload
 
-import msgspec
-
-from aioasynq.context import RUN_IN_THREAD
-from aioasynq.errors import HandlerNotFoundError, PayloadError
+from aioasynq.errors import HandlerNotFoundError
+from aioasynq.hooks import NO_HOOKS, ErrorHook, Hooks, RetryHook, StartHook, SuccessHook, check_hook
 from aioasynq.keys import check_queue_name
-from aioasynq.options import Options, OptionsDict, check_headers, check_type
+from aioasynq.options import check_type, meant
+from aioasynq.retry import RetryDelay
 from aioasynq.task import Task
+from aioasynq.typed.calls import Handler, Middleware, Run, check_middleware, in_thread, is_async, refuse_generator
+from aioasynq.typed.options import HandlerOptions, Rules, TaskTypeOptions
+from aioasynq.typed.target import Target, in_process, target_of
+from aioasynq.typed.task_type import Registrar, TaskType
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-Handler: TypeAlias = Callable[[Task], Awaitable[object] | object]
-"""Takes a task and returns its result. An ``async def`` runs on the event loop, a plain ``def`` in a thread."""
-Run: TypeAlias = Callable[[Task], Coroutine[Any, Any, object]]
-Middleware: TypeAlias = Callable[[Task, Run], Coroutine[Any, Any, object]]
-"""``async def middleware(task, call_next)``: returns what ``await call_next(task)`` returned, or does otherwise."""
+__all__ = ["Aggregator", "Handler", "Middleware", "Run", "ServeMux", "TaskType"]
 
 Aggregator: TypeAlias = Callable[[str, list[Task]], Awaitable[Task] | Task]
 """Takes the name of a group and its tasks, the first that joined in front, and returns the task they become."""
@@ -35,8 +30,23 @@ Aggregator: TypeAlias = Callable[[str, list[Task]], Awaitable[Task] | Task]
 H = TypeVar("H", bound=Handler)
 A = TypeVar("A", bound=Aggregator)
 M = TypeVar("M", bound=Middleware)
+Start = TypeVar("Start", bound=StartHook)
+Success = TypeVar("Success", bound=SuccessHook)
+Error = TypeVar("Error", bound=ErrorHook)
+Retried = TypeVar("Retried", bound=RetryHook)
 
 MAX_CACHED = 1024  #: types whose way is remembered; types may carry ids and be without number
+
+
+class Ends(NamedTuple):
+    """What is settled for tasks of a type about what comes after a try, and who is told."""
+
+    retry: RetryDelay | None = None  #: None: as the server says
+    dont_retry: tuple[type[BaseException], ...] = ()
+    hooks: Hooks = NO_HOOKS
+
+
+_NO_RULES = Rules()
 
 
 class ServeMux:
@@ -44,11 +54,16 @@ class ServeMux:
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
+        self._types: dict[str, TaskType[Any, Any, Any]] = {}  # by pattern: the typed ones of the handlers
+        self._rules: dict[str, Rules] = {}  # by pattern, where there are any
+        self._targets: dict[str, Target] = {}  # by pattern: those of the handlers that run in child processes
+        self._hooks = NO_HOOKS
         self._middleware: list[Middleware] = []
         self._aggregators: dict[str | None, Aggregator] = {}  # by queue; None for all others
         self._lengths: list[int] = []  # of the patterns, longest first
         self._ways: dict[str, Run] = {}  # by pattern: the handler inside all middleware
         self._cache: dict[str, Run] = {}  # by type
+        self._ends: dict[str, Ends] = {}  # by type
 
     def __call__(self, task: Task) -> Coroutine[Any, Any, object]:
         """Process *task*: await this for what its handler returns.
@@ -78,9 +93,23 @@ class ServeMux:
     @property
     def queues(self) -> frozenset[str]:
         """The queues that typed handlers name for their tasks."""
-        types = (getattr(handler, "__self__", None) for handler in self._handlers.values())
-        named = {each.queue for each in types if isinstance(each, TaskType)}
-        return frozenset(queue for queue in named if queue is not None)
+        return frozenset(each.queue for _, each in self.task_types() if each.queue is not None)
+
+    def task_types(self) -> Iterator[tuple[str, TaskType[Any, Any, Any]]]:
+        """The typed handlers, and the patterns they are registered for; those of muxes within this one too."""
+        for pattern, handler in self._handlers.items():
+            if isinstance(handler, ServeMux):
+                yield from handler.task_types()
+            elif pattern in self._types:
+                yield pattern, self._types[pattern]
+
+    def in_processes(self) -> Iterator[tuple[str, Target, Handler | TaskType[Any, Any, Any]]]:
+        """The handlers that run in child processes, by pattern, and where those find them; of muxes within too."""
+        for pattern, handler in self._handlers.items():
+            if isinstance(handler, ServeMux):
+                yield from handler.in_processes()
+            elif pattern in self._targets:
+                yield pattern, self._targets[pattern], self._types.get(pattern, handler)
 
     def find(self, type: str) -> Handler:  # noqa: A002 - what asynq calls it
         """The handler that was registered for this task type, without middleware.
@@ -90,12 +119,23 @@ class ServeMux:
         """
         return self._handlers[self._match(type)]
 
-    def add(self, pattern: str, handler: Handler | TaskType[..., Any]) -> None:
+    def pattern_of(self, type: str) -> str:  # noqa: A002 - what asynq calls it
+        """The pattern under which the handler for this task type was registered; "" when there is none."""
+        try:
+            return self._match(type)
+        except HandlerNotFoundError:
+            return ""
+
+    def add(self, pattern: str, handler: Handler | TaskType[..., ..., Any], **options: Unpack[HandlerOptions]) -> None:
         """Let *handler* process all tasks whose type is *pattern*, or begins with it and with no longer pattern.
 
+        *options* are ``retry``, ``dont_retry``, ``middleware`` and ``executor``:
+        :class:`~aioasynq.typed.options.HandlerOptions`. A typed handler has its own, and another mux has those of its
+        handlers.
+
         Raises:
-            TypeError: *handler* cannot be called with a task.
-            ValueError: *pattern* is blank or already has a handler.
+            TypeError: *handler* cannot be called with a task, or there is no such option.
+            ValueError: *pattern* is blank or already has a handler, or an option's value is none it can have.
         """
         try:
             check_type(pattern)
@@ -104,44 +144,60 @@ class ServeMux:
         if handler is None:
             raise ValueError(f"handler of {pattern!r} must not be None")
         if pattern in self._handlers:
-            raise ValueError(f"pattern {pattern!r} already has a handler")
+            taken = self._types[pattern].function if pattern in self._types else self._handlers[pattern]
+            raise ValueError(f"pattern {pattern!r} already has a handler: {_where(taken)}")
         if handler is self:
             raise ValueError(f"handler of {pattern!r} must not be the mux itself")
+        rules = _rules(pattern, handler, options)
         if isinstance(handler, TaskType):
-            handler = handler.handle
-        _check_handler(pattern, handler)
-        self._handlers[pattern] = handler
+            if handler.is_declared:
+                raise ValueError(f"task {handler.type!r} is only declared here and cannot be a handler of {pattern!r}")
+            target = handler.target
+            self._types[pattern] = handler
+            self._handlers[pattern] = handler.handle
+        else:
+            _check_handler(pattern, handler)
+            target = None if rules.executor is None else target_of(f"handler of {pattern!r}", handler)
+            self._handlers[pattern] = handler
+        if target is not None:
+            self._targets[pattern] = target
+        self._rules[pattern] = rules
         self._lengths = sorted({len(each) for each in self._handlers}, reverse=True)
         self._forget_ways()
 
-    def handler(self, pattern: str) -> Callable[[H], H]:
+    def handler(self, pattern: str, **options: Unpack[HandlerOptions]) -> Callable[[H], H]:
         """Decorate a function of one task: :meth:`add` it, and leave it as it is."""
         _refuse_bare("handler", pattern)
 
         def register(handler: H) -> H:
-            self.add(pattern, handler)
+            self.add(pattern, handler, **options)
             return handler
 
         return register
 
-    def task(self, type: str, **options: Unpack[OptionsDict]) -> Callable[[Callable[P, R]], TaskType[P, R]]:  # noqa: A002
+    def task(self, type: str, **options: Unpack[TaskTypeOptions]) -> Registrar:  # noqa: A002 - what asynq calls it
         """Decorate a function that takes a task's payload as its arguments.
 
-        The payload is a JSON object; its members become keyword arguments. *options* are the defaults of the tasks that
-        :meth:`TaskType.task` makes.
+        For example::
+
+            @mux.task("email:welcome", max_retry=5, timeout=30)
+            async def welcome(user_id: int, lang: str = "en") -> None: ...
+
+            await welcome.enqueue(client, user_id=42)
+
+        An ``async def`` runs on the event loop, a plain ``def`` in a thread. The payload is a JSON object whose members
+        are checked against the annotations of the parameters. A parameter annotated ``Task`` or ``Context[State]`` is
+        filled in; it comes first. *options* are the defaults of the tasks that :meth:`TaskType.task` makes, and
+        ``retry``, ``dont_retry``, ``middleware``, ``executor`` and ``codec``:
+        :class:`~aioasynq.typed.options.TaskTypeOptions`.
 
         Raises:
-            TypeError: the function has parameters that no JSON object can fill, or there is no such option.
+            TypeError: the function has parameters that no JSON object can fill or whose values could not be checked, a
+                default that does not fit, a name that is reserved; or there is no such option.
             ValueError: *type* is blank or already has a handler, or an option's value is none it can have.
         """
         _refuse_bare("task", type)
-
-        def register(function: Callable[P, R]) -> TaskType[P, R]:
-            task_type = TaskType(type, options, function)
-            self.add(type, task_type)
-            return task_type
-
-        return register
+        return Registrar(type, options, lambda task_type: self.add(type, task_type))
 
     @overload
     def aggregator(self, function: A) -> A: ...
@@ -184,7 +240,7 @@ class ServeMux:
         if function is None:
             raise TypeError(f"there is no aggregator for the groups of queue {queue!r}")
         call = partial(function, group, tasks)
-        made = await (call() if _is_async(function) else _in_thread(call))  # type: ignore[misc]
+        made = await (call() if is_async(function) else in_thread(call))  # type: ignore[misc]
         if not isinstance(made, Task):
             raise TypeError(f"the aggregator {function!r} must return a Task, got {made!r}")
         return made
@@ -195,15 +251,73 @@ class ServeMux:
         Raises:
             TypeError: *middleware* is not an async function.
         """
-        if not _is_async(middleware):
-            raise TypeError(f"middleware must be an async function of a task and the next step, got {middleware!r}")
-        self._middleware.append(middleware)
+        self._middleware.append(check_middleware(middleware))
         self._forget_ways()
         return middleware
+
+    # ── hooks ──
+
+    def on_start(self, hook: Start) -> Start:
+        """Call *hook(task)* before each handler. Decorates.
+
+        Hooks are called one after another, those of a mux within another one after the other's. An ``async def`` may
+        take 30 s, a plain ``def`` runs on the event loop and must not block it. What they raise is logged, and changes
+        nothing about the task.
+
+        Raises:
+            TypeError: *hook* is no function of one argument.
+        """
+        self._add_hook("start", hook, 1)
+        return hook
+
+    def on_success(self, hook: Success) -> Success:
+        """Call *hook(task, result)* after each handler that returned. Decorates, as :meth:`on_start`."""
+        self._add_hook("success", hook, 2)
+        return hook
+
+    def on_failure(self, hook: Error) -> Error:
+        """Call *hook(task, error)* after each try that counts as a failure; retry or archive follows. Decorates."""
+        self._add_hook("failure", hook, 2)
+        return hook
+
+    def on_retry(self, hook: Retried) -> Retried:
+        """Call *hook(task, error, delay)* when a task comes back in *delay* seconds, failed or not. Decorates."""
+        self._add_hook("retry", hook, 3)
+        return hook
+
+    def on_archive(self, hook: Error) -> Error:
+        """Call *hook(task, error)* when a task goes to the archive. Decorates."""
+        self._add_hook("archive", hook, 2)
+        return hook
+
+    def _add_hook(self, when: str, hook: object, arguments: int) -> None:
+        check_hook(f"on_{when}", hook, arguments=arguments)
+        self._hooks = self._hooks._replace(**{when: (*getattr(self._hooks, when), hook)})
+        self._ends = {}
+
+    def ends(self, task_type: str) -> Ends:
+        """What comes after a try of a task of this type, and who is told of it."""
+        ends = self._ends.get(task_type)
+        if ends is not None:
+            return ends
+        try:
+            pattern = self._match(task_type)
+        except HandlerNotFoundError:
+            return Ends(hooks=self._hooks)
+        handler = self._handlers[pattern]
+        if isinstance(handler, ServeMux):  # what is registered there later has to be seen here
+            inner = handler.ends(task_type)
+            return inner._replace(hooks=self._hooks.and_then(inner.hooks))
+        rules = self._rules[pattern]
+        if len(self._ends) >= MAX_CACHED:
+            self._ends = {}
+        ends = self._ends[task_type] = Ends(rules.retry, rules.dont_retry, self._hooks)
+        return ends
 
     def _forget_ways(self) -> None:
         self._ways = {}
         self._cache = {}
+        self._ends = {}
 
     def _match(self, task_type: str) -> str:
         handlers = self._handlers
@@ -218,198 +332,30 @@ class ServeMux:
         try:
             pattern = self._match(task_type)
         except HandlerNotFoundError:
-            return self._within_middleware(_not_found)
+            return _within(self._middleware, _not_found)
         way = self._ways.get(pattern)
         if way is None:
-            way = self._ways[pattern] = self._within_middleware(_run(self._handlers[pattern]))
+            run = _run(self._handlers[pattern])
+            if pattern in self._targets:
+                run = in_process(self._targets[pattern], run)
+            run = _within(self._rules[pattern].middleware, run)
+            way = self._ways[pattern] = _within(self._middleware, run)
         if len(self._cache) >= MAX_CACHED:
             self._cache = {}
         self._cache[task_type] = way
         return way
 
-    def _within_middleware(self, run: Run) -> Run:
-        for middleware in reversed(self._middleware):
-            run = _around(middleware, run)
-        return run
-
-
-class TaskType(Generic[P, R]):
-    """A function, and the type of the tasks that call it.
-
-    Called, it is the plain function. :meth:`task` makes a task that calls the function with the same arguments.
-    """
-
-    def __init__(self, type: str, options: OptionsDict, function: Callable[P, R]) -> None:  # noqa: A002
-        """Use :meth:`ServeMux.task`, which also registers it."""
-        own = options.copy()
-        headers = own.pop("headers", None)
-        self.type = check_type(type)
-        self._headers = {} if headers is None else check_headers(headers)
-        self._options = Options.of(**own)
-        self._function = function
-        self._parameters = _Parameters(type, function)
-        self._is_async = _is_async(function)
-        update_wrapper(self, function, updated=())
-
-    @property
-    def queue(self) -> str | None:
-        """The queue its tasks go to, where it names one."""
-        return self._options.queue
-
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function, here and now."""
-        return self._function(*args, **kwargs)
-
-    def task(self, /, *args: P.args, **kwargs: P.kwargs) -> Task:
-        """A task that calls the function with these arguments, with the options of the type.
-
-        Raises:
-            TypeError: the function does not take these arguments, or JSON cannot hold one of them.
-            ValueError: an argument is infinite or not a number, or text that is not valid Unicode.
-        """
-        payload = self._parameters.encode(args, kwargs)
-        return Task.prepared(self.type, payload, self._headers.copy(), self._options)
-
-    async def handle(self, task: Task) -> object:
-        """Call the function with the payload of *task*, and return what it returns.
-
-        Raises:
-            PayloadError: the payload is no JSON object, or the function does not take its members.
-        """
-        arguments: dict[str, Any] = self._parameters.decode(task.raw_payload)
-        function: Callable[..., Any] = self._function
-        if self._is_async:
-            return await function(**arguments)
-        return await _in_thread(partial(function, **arguments))
-
-    def __repr__(self) -> str:
-        return f"<TaskType {self.type!r}: {self._function!r}>"
-
-
-class _Parameters:
-    """What a function takes, and a payload that holds values for it."""
-
-    def __init__(self, task_type: str, function: Callable[..., object]) -> None:
-        if not callable(function):
-            raise TypeError(f"task {task_type!r} must be a function, got {function!r}")
-        _refuse_generator(f"task {task_type!r}", function)
-        self._task_type = task_type
-        self._signature = inspect.signature(function)
-        self._names: dict[str, None] = {}  # in the order of the signature
-        self._required: set[str] = set()
-        self._positional: list[str] = []
-        self._takes_others = False
-        for parameter in self._signature.parameters.values():
-            if parameter.kind is parameter.VAR_KEYWORD:
-                self._takes_others = True
-                continue
-            if parameter.kind in {parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL}:
-                raise TypeError(
-                    f"task {task_type!r}: a payload is a JSON object and fills parameters by name, which "
-                    f"{parameter.kind.description} parameter {parameter.name!r} of {function!r} does not allow"
-                )
-            self._names[parameter.name] = None
-            if parameter.default is parameter.empty:
-                self._required.add(parameter.name)
-            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-                self._positional.append(parameter.name)
-
-    def encode(self, args: tuple[object, ...], kwargs: dict[str, Any]) -> bytes:
-        values = kwargs
-        if args:
-            values = dict(zip(self._positional, args, strict=False))
-            if len(values) < len(args) or not values.keys().isdisjoint(kwargs):
-                self._refuse(args, kwargs)
-            values.update(kwargs)
-        if not self._fits(values):
-            self._refuse(args, kwargs)
-        if len(values) > 1:
-            values = self._in_order(values)
-        try:
-            payload = msgspec.json.encode(values)
-        except TypeError as exc:
-            raise TypeError(f"task {self._task_type!r}: an argument cannot be JSON: {exc}") from exc
-        except (ValueError, msgspec.EncodeError) as exc:
-            raise ValueError(f"task {self._task_type!r}: an argument cannot be JSON: {exc}") from exc
-        if b"null" in payload:
-            self._refuse_not_finite(values)
-        return payload
-
-    def decode(self, payload: bytes | None) -> dict[str, Any]:
-        if not payload:
-            values: dict[str, Any] = {}
-        else:
-            try:
-                decoded = _decode(payload)
-            except (msgspec.DecodeError, ValueError, RecursionError) as exc:
-                raise PayloadError(f"payload of task {self._task_type!r} is not valid JSON: {exc}") from exc
-            if not isinstance(decoded, dict):
-                what = _JSON_NAMES[type(decoded)]
-                raise PayloadError(f"payload of task {self._task_type!r} must be a JSON object, got {what}")
-            values = cast("dict[str, Any]", decoded)
-        if not self._fits(values):
-            missing = [repr(name) for name in self._names if name in self._required and name not in values]
-            others = [] if self._takes_others else [repr(name) for name in values if name not in self._names]
-            reasons = [
-                f"{label} {', '.join(names)}"
-                for label, names in (("missing", missing), ("unexpected", others))
-                if names
-            ]
-            raise PayloadError(f"payload of task {self._task_type!r} does not fit its handler: {'; '.join(reasons)}")
-        return values
-
-    def _fits(self, values: dict[str, Any]) -> bool:
-        given = values.keys()
-        return self._required <= given and (self._takes_others or given <= self._names.keys())
-
-    def _in_order(self, values: dict[str, Any]) -> dict[str, Any]:
-        # one order, however it was called: the lock of a unique task is made of these bytes
-        ordered = {name: values[name] for name in self._names if name in values}
-        if len(ordered) < len(values):
-            ordered.update((name, values[name]) for name in sorted(values.keys() - ordered.keys()))
-        return ordered
-
-    def _refuse(self, args: tuple[object, ...], kwargs: dict[str, Any]) -> NoReturn:
-        try:
-            self._signature.bind(*args, **kwargs)
-        except TypeError as exc:
-            raise TypeError(f"task {self._task_type!r}: {exc}") from None
-        raise AssertionError(f"task {self._task_type!r}: arguments refused that {self._signature} takes")
-
-    def _refuse_not_finite(self, values: dict[str, Any]) -> None:
-        # msgspec writes null for them, and the handler would get None
-        for name, value in values.items():
-            if _has_not_finite(value):
-                raise ValueError(f"task {self._task_type!r}: argument {name!r} cannot be JSON: not a finite number")
-
-
-_decode = msgspec.json.Decoder().decode
-_JSON_NAMES = {
-    list: "an array",
-    str: "a string",
-    int: "a number",
-    float: "a number",
-    bool: "a boolean",
-    type(None): "null",
-}
-
-
-def _has_not_finite(value: object) -> bool:
-    match value:
-        case float():
-            return not math.isfinite(value)
-        case dict():
-            return any(map(_has_not_finite, cast("dict[object, object]", value).values()))
-        case list() | tuple() | set() | frozenset():
-            return any(map(_has_not_finite, cast("Iterable[object]", value)))
-        case _:
-            return False
-
 
 def _run(handler: Handler) -> Run:
-    if isinstance(handler, ServeMux) or _is_async(handler):
+    if isinstance(handler, ServeMux) or is_async(handler):
         return cast("Run", handler)
-    return lambda task: _in_thread(partial(handler, task))
+    return lambda task: in_thread(partial(handler, task))
+
+
+def _within(middleware: Sequence[Middleware], run: Run) -> Run:
+    for each in reversed(middleware):
+        run = _around(each, run)
+    return run
 
 
 def _around(middleware: Middleware, run: Run) -> Run:
@@ -420,17 +366,24 @@ async def _not_found(task: Task) -> object:
     raise HandlerNotFoundError(task.type)
 
 
-async def _in_thread(call: Callable[[], object]) -> object:
-    result = await RUN_IN_THREAD.get()(partial(_guarded, call))
-    # a plain function may hand back a coroutine, as wrappers around async functions do; it belongs on the loop
-    return await result if inspect.isawaitable(result) else result
+def _rules(pattern: str, handler: object, options: HandlerOptions) -> Rules:
+    if isinstance(handler, TaskType):
+        if options:
+            raise TypeError(f"options of {pattern!r} are those of {handler!r}, got {', '.join(options)} besides")
+        return handler.rules
+    for name in options:
+        if name not in HandlerOptions.__annotations__:
+            known = ", ".join(HandlerOptions.__annotations__)
+            hint = meant(name, HandlerOptions.__annotations__)
+            raise TypeError(f"a handler has no option {name!r}{hint}; it has {known}")
+    if isinstance(handler, ServeMux) and (options.keys() - {"middleware"}):
+        raise TypeError(f"a mux as handler of {pattern!r} has the rules of its own handlers, got {', '.join(options)}")
+    return Rules(**options) if options else _NO_RULES
 
 
-def _guarded(call: Callable[[], object]) -> object:
-    try:
-        return call()
-    except StopIteration as exc:  # a future cannot carry it: whoever awaits it would wait for ever
-        raise RuntimeError("handler raised StopIteration") from exc
+def _where(function: object) -> str:
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    return f"{module}.{name}" if module and name else repr(function)
 
 
 def _refuse_bare(decorator: str, argument: object) -> None:
@@ -439,14 +392,10 @@ def _refuse_bare(decorator: str, argument: object) -> None:
         raise TypeError(f'{decorator} needs a task type: write @mux.{decorator}("some:type"), got {argument!r}')
 
 
-def _is_async(function: object) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-
-
 def _check_handler(pattern: str, handler: object) -> None:
     if not callable(handler):
         raise TypeError(f"handler of {pattern!r} must be a function of one task, got {handler!r}")
-    _refuse_generator(f"handler of {pattern!r}", handler)
+    refuse_generator(f"handler of {pattern!r}", handler)
     try:
         signature = inspect.signature(handler)
     except (TypeError, ValueError):  # some built-in functions have none to show
@@ -461,7 +410,7 @@ def _check_aggregator(function: object) -> None:
     what = "an aggregator must be a function of the name of a group and a list of tasks"
     if not callable(function):
         raise TypeError(f"{what}, got {function!r}")
-    _refuse_generator("an aggregator", function)
+    refuse_generator("an aggregator", function)
     try:
         inspect.signature(function).bind("", [])
     except TypeError as exc:
@@ -470,8 +419,3 @@ def _check_aggregator(function: object) -> None:
 
 def _groups_of(queue: str | None) -> str:
     return "all groups" if queue is None else f"the groups of queue {queue!r}"
-
-
-def _refuse_generator(what: str, function: object) -> None:
-    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-        raise TypeError(f"{what} must not yield: it would return before it has done anything, got {function!r}")

@@ -5,8 +5,10 @@ A duration is a number of seconds or a ``timedelta``. A moment is an aware ``dat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
+from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypedDict, Unpack
 
 from aioasynq import keys
@@ -67,7 +69,7 @@ class Options(NamedTuple):
         for name, value in options.items():
             check = _CHECKS.get(name)
             if check is None:
-                raise TypeError(f"unknown option {name!r}; the options are {', '.join(cls._fields)}")
+                raise unknown_option(name, cls._fields)
             if value is not None:
                 checked[name] = check(name, value)
         if "process_at" in checked and "process_in" in checked:
@@ -102,6 +104,54 @@ _PROCESS_AT = Options._fields.index("process_at")
 _PROCESS_IN = Options._fields.index("process_in")
 _HEADERS = Options._fields.index("headers")
 
+OF_HANDLERS: Final = ("retry", "dont_retry", "middleware", "executor", "codec")  #: options where a task is handled
+
+#: What other queues call an option, and what it is called here.
+_ELSEWHERE: Final = {
+    "countdown": "process_in",
+    "delay": "process_in",
+    "_defer_by": "process_in",
+    "eta": "process_at",
+    "_defer_until": "process_at",
+    "expires": "deadline",
+    "_expires": "deadline",
+    "max_tries": "max_retry, one less",
+    "retries": "max_retry",
+    "time_limit": "timeout",
+    "job_timeout": "timeout",
+    "job_id": "task_id",
+    "_job_id": "task_id",
+    "_queue_name": "queue",
+    "keep_result": "retention",
+    "result_expires": "retention",
+    "result_ttl": "retention",
+    "autoretry_for": "dont_retry, which says the opposite: all else is retried",
+    "retry_backoff": "retry=Exponential(...)",
+    "bind": "a first parameter annotated Task or Context",
+}
+
+
+def unknown_option(name: str, known: Iterable[str]) -> TypeError:
+    """What is said of an option *name* of a task that is none of *known*."""
+    options = list(known)
+    if name in OF_HANDLERS and name not in options:
+        hint = f" here, for it belongs to the handler: @mux.task(..., {name}=...)"
+    else:
+        hint = meant(name, options, _ELSEWHERE)
+    return TypeError(f"unknown option {name!r}{hint}; the options are {', '.join(options)}")
+
+
+def meant(name: str, known: Iterable[str], elsewhere: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Words, to be added to an error, on what *name* was perhaps meant to be; none where nobody can tell.
+
+    Args:
+        known: the names that there are.
+        elsewhere: names that other queues use, and what each is called here.
+    """
+    near = get_close_matches(name.lower(), known, 1, 0.7)
+    found = elsewhere.get(name) or (near[0] if near else "")
+    return f" (did you mean {found}?)" if found else ""
+
 
 def check_type(type: str) -> str:  # noqa: A002 - the name users give it
     """Hand back *type*, which can be a task's.
@@ -132,6 +182,21 @@ def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
         _unicode("headers", name)
         _unicode("headers", value)
     return copy
+
+
+def seconds_of(name: str, value: float | timedelta) -> float:
+    """A duration in seconds, for what is no option of a task.
+
+    Raises:
+        TypeError: *value* is neither a number nor a timedelta.
+        ValueError: it is negative, or not finite.
+    """
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
+        raise TypeError(f"{name} must be seconds or a timedelta, got {value!r}")
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"{name} must be 0 or more seconds, got {value!r}")
+    return float(seconds)
 
 
 _NUMBER: Final = (int, float)  # a tuple: `int | float` would be built anew at each check
