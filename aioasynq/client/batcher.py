@@ -13,24 +13,42 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aioasynq.errors import BrokerError
-from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, Receipts
-from aioasynq.rdb.lifecycle import Scheduled, ScheduledUnique, Unique
+from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, StoringReceipts
 from aioasynq.rdb.pipe import SLOWEST
+from aioasynq.rdb.storing import Scheduled, ScheduledUnique, Unique
 
 if TYPE_CHECKING:
     from aioasynq.compose import Composed, Route
-    from aioasynq.rdb.lifecycle import Stored
     from aioasynq.rdb.rdb import RDB
+    from aioasynq.rdb.storing import StoredOrNot
 
 MAX_WAITING = 10_000  #: tasks that wait to be sent; past that, enqueue itself waits
 MAX_WAITING_BYTES = 64 << 20  #: bytes of payloads and headers that wait to be sent
 GRACE = 0.25  #: seconds for the call under way to say itself why it failed
 CALLS = 4  #: calls of a lane under way, at most MAX_BATCH_BYTES together
-FULL = 128  #: tasks that are worth a call while another is under way
+FULL = 24  #: tasks that are worth a call while another is under way: Redis works while the next ones are made
 
 _NONE_YET = object()
 # A task and its bytes, which of whose answers it has, and when it came, by the loop's clock.
-_Entry: TypeAlias = "tuple[Composed, int, Answers, int, float]"
+_Entry: TypeAlias = "tuple[Composed, int, Answer | Answers, int, float]"
+
+
+class Answer:
+    """The answer to a lone enqueue, as :class:`Answers` has those to many; await :attr:`all` for it."""
+
+    __slots__ = ("all",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.all: asyncio.Future[Exception | None] = loop.create_future()
+
+    def waits_for(self, _: int) -> bool:
+        """Whether somebody still waits for it."""
+        return not self.all.done()
+
+    def give(self, _: int, answer: Exception | None) -> None:
+        """Give an answer; the first one counts."""
+        if not self.all.done():
+            self.all.set_result(answer)
 
 
 class Answers:
@@ -62,12 +80,19 @@ class Answers:
 class _Call:
     """Tasks that were sent together."""
 
-    __slots__ = ("batch", "receipts", "size")
+    __slots__ = ("_batcher", "batch", "lane", "receipts", "size")
 
-    def __init__(self, batch: list[_Entry], size: int, receipts: Receipts) -> None:
+    def __init__(
+        self, batcher: Batcher, lane: _Lane, batch: list[_Entry], size: int, receipts: StoringReceipts
+    ) -> None:
+        self._batcher = batcher
+        self.lane = lane
         self.batch = batch
         self.size = size
         self.receipts = receipts  #: each has one call under way at a time
+
+    def on_answers(self, answers: StoredOrNot | BaseException) -> None:
+        self._batcher.on_answers(self, answers)
 
 
 class _Lane:
@@ -82,7 +107,7 @@ class _Lane:
         self.calls: list[_Call] = []  #: under way, the first one sent first
         self.size = 0  #: bytes of those
         self.last = 1  #: how many tasks the last call had
-        self.free = [Receipts(f"{name}:{route}:{number}") for number in range(CALLS)]
+        self.free = [StoringReceipts(f"{name}:{route}:{number}") for number in range(CALLS)]
         self.is_due = False  #: it has its turn soon
         self.timer: asyncio.TimerHandle | None = None
         self.alive = 0.0  #: when Redis last answered, by the loop's clock
@@ -136,23 +161,31 @@ class Batcher:
             except TimeoutError:
                 continue  # perhaps it has answered meanwhile
 
+    def answer(self) -> Answer:
+        """Room for the answer to a lone task."""
+        return Answer(self._loop)
+
     def answers(self, count: int) -> Answers:
         """Room for the answers to *count* tasks."""
         return Answers(count, self._loop)
 
-    def add(self, composed: Composed, answers: Answers, index: int = 0) -> None:
-        """Take a task; its answer, or a BrokerError in its place, goes to that place of *answers*."""
+    def add(self, composed: Composed, size: int, answers: Answer | Answers, index: int = 0) -> None:
+        """Take a task of *size* bytes; its answer, or a BrokerError in its place, goes to that place of *answers*."""
         key = (composed.msg.queue, composed.route)
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = _Lane(self._name, composed.route)
-        size = composed.msg.size
-        lane.waiting.append((composed, size, answers, index, self._loop.time()))
+        now = self._loop.time()
+        entry = (composed, size, answers, index, now)
+        if lane.timer is None:
+            lane.timer = self._loop.call_at(now + self._patience + GRACE, self._look_at, lane)
+        if lane.last == 1 and not lane.calls and not lane.is_due:  # a lone one, as the last was
+            self._start(lane, [entry], size, now)
+            return
+        lane.waiting.append(entry)
         self._count += 1
         self._bytes += size
-        if lane.timer is None:
-            lane.timer = self._loop.call_later(self._patience + GRACE, self._look_at, lane)
-        if len(lane.waiting) >= FULL or (lane.last == 1 and not lane.calls and not lane.is_due):
+        if len(lane.waiting) >= FULL:
             self._send(lane)
         elif not lane.calls:
             self._let_gather(lane)
@@ -179,25 +212,24 @@ class Batcher:
             batch, size = self._take(lane)
             if not batch:
                 break
-            call = _Call(batch, size, lane.free.pop())
-            lane.calls.append(call)
-            lane.size += size
-            lane.last = len(batch)
-            self._start(lane, call)
+            self._start(lane, batch, size, self._loop.time())
         if not lane.calls and not lane.waiting:
             self._answered.set()  # all who waited have gone
 
-    def _start(self, lane: _Lane, call: _Call) -> None:
-        def on_answers(answers: Stored | BaseException) -> None:
-            self._on_answers(lane, call, answers)
-
+    def _start(self, lane: _Lane, batch: list[_Entry], size: int, now: float) -> None:
+        call = _Call(self, lane, batch, size, lane.free.pop())
+        lane.calls.append(call)
+        lane.size += size
+        lane.last = len(batch)
         try:
-            items = [lane.item(entry[0]) for entry in call.batch]
-            self._rdb.start_to(lane.route, items, call.receipts.next(), on_answers)
+            items = [lane.item(entry[0]) for entry in batch]
+            self._rdb.start_to(lane.route, items, call.receipts.next(now), call.on_answers)
         except Exception as exc:  # noqa: BLE001 - goes to those who wait for an answer
-            on_answers(exc)
+            call.on_answers(exc)
 
-    def _on_answers(self, lane: _Lane, call: _Call, answers: Stored | BaseException) -> None:
+    def on_answers(self, call: _Call, answers: StoredOrNot | BaseException) -> None:
+        """Hand the answers of a call to those who wait for them."""
+        lane = call.lane
         lane.calls.remove(call)
         lane.size -= call.size
         lane.free.append(call.receipts)
@@ -250,17 +282,21 @@ class Batcher:
         """The next tasks that fit into one call, without those whose callers do not wait for them any more."""
         waiting, room = lane.waiting, MAX_BATCH_BYTES - lane.size
         batch: list[_Entry] = []
-        size = 0
+        size = gone = gone_size = 0
         while waiting and len(batch) < MAX_BATCH:
-            _, length, answers, index, _ = entry = waiting[0]
-            if answers.waits_for(index):
+            entry = waiting[0]
+            length = entry[1]
+            if entry[2].waits_for(entry[3]):
                 if size + length > room and (batch or lane.calls):
                     break
                 size += length
                 batch.append(entry)
+            else:
+                gone += 1
+                gone_size += length
             waiting.popleft()
-            self._count -= 1
-            self._bytes -= length
+        self._count -= len(batch) + gone
+        self._bytes -= size + gone_size
         return batch, size
 
 

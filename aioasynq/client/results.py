@@ -1,4 +1,4 @@
-"""Results: waits until tasks have ended.
+"""Results: waits until tasks have ended, and watches how far they are.
 
 A Python server tells whoever waits, over a channel of the queue; it looks whether anybody does. A Go server tells
 nobody, and what is told may be missed, so a waiter also looks for itself now and then.
@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from redis.exceptions import RedisError
 
 from aioasynq.errors import BrokerError, TaskFailedError, TaskNotFoundError
-from aioasynq.task import TaskState
+from aioasynq.rdb.failures import FAILURES
+from aioasynq.task import Progress, TaskState
 
 if TYPE_CHECKING:
     from aioasynq.rdb.rdb import RDB
@@ -48,12 +49,8 @@ class Results:
             TaskNotFoundError: there is no such task, or none any more.
             BrokerError: Redis does not answer.
         """
-        told = asyncio.Event()
-        self._waiting[queue].setdefault(task_id, []).append(told)
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LISTEN_LIMIT):
-                    await self._listen(queue).wait()
+        with self._told(queue, task_id) as told:
+            await self._until_heard(queue)
             pause = FIRST_LOOK
             while True:
                 told.clear()
@@ -61,15 +58,39 @@ class Results:
                 if end is None:
                     raise TaskNotFoundError(queue, task_id)
                 if end.state == TaskState.COMPLETED:
-                    return _value(end.result, raw=raw)
+                    return value_of(end.result, raw=raw)
                 if end.state == TaskState.ARCHIVED:
                     raise TaskFailedError(queue, task_id, end.error)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await told.wait()
+                await _until(told, pause)
                 pause = min(2 * pause, LONGEST_LOOK)
-        finally:
-            self._leave(queue, task_id, told)
+
+    async def watch(self, queue: str, task_id: str, *, is_known: bool) -> AsyncGenerator[Progress]:
+        """How far a task is, each time that has changed, until it has ended.
+
+        Raises:
+            TaskNotFoundError: there is no such task, although it is not *is_known* that there was one.
+            BrokerError: Redis does not answer.
+        """
+        with self._told(queue, task_id) as told:
+            await self._until_heard(queue)
+            seen: Progress | None = None
+            pause = FIRST_LOOK
+            while True:
+                told.clear()
+                step = await self._rdb.read_step(queue, task_id)
+                if step is None:
+                    if is_known:
+                        return
+                    raise TaskNotFoundError(queue, task_id)
+                is_known = True
+                if step.progress is not None and step.progress != seen:
+                    seen = step.progress
+                    pause = FIRST_LOOK
+                    yield seen
+                if step.state in {TaskState.COMPLETED, TaskState.ARCHIVED}:
+                    return
+                await _until(told, pause)
+                pause = min(2 * pause, LONGEST_LOOK)
 
     async def close(self) -> None:
         """Listen no more."""
@@ -79,6 +100,24 @@ class Results:
         if tasks:
             await asyncio.wait(tasks)
 
+    @contextmanager
+    def _told(self, queue: str, task_id: str) -> Generator[asyncio.Event]:
+        """An event that is set whenever something is told of a task."""
+        told = asyncio.Event()
+        self._waiting[queue].setdefault(task_id, []).append(told)
+        try:
+            yield told
+        finally:
+            others = self._waiting[queue][task_id]
+            others.remove(told)
+            if not others:
+                del self._waiting[queue][task_id]
+
+    async def _until_heard(self, queue: str) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LISTEN_LIMIT):
+                await self._listen(queue).wait()
+
     def _listen(self, queue: str) -> asyncio.Event:
         listener = self._listeners.get(queue)
         if listener is None:
@@ -86,15 +125,9 @@ class Results:
             listener.task.add_done_callback(lambda _: self._listeners.pop(queue, None))
         return listener.heard
 
-    def _leave(self, queue: str, task_id: str, told: asyncio.Event) -> None:
-        others = self._waiting[queue][task_id]
-        others.remove(told)
-        if not others:
-            del self._waiting[queue][task_id]
-
 
 class _Listener:
-    """Hears of the ends of tasks of one queue, as long as somebody waits."""
+    """Hears of tasks of one queue that have ended or got on, as long as somebody waits."""
 
     def __init__(self, rdb: RDB, queue: str, waiting: dict[str, list[asyncio.Event]]) -> None:
         self._rdb = rdb
@@ -109,11 +142,11 @@ class _Listener:
             try:
                 await pubsub.subscribe(self._rdb.ends_channel(self._queue))
                 await self._hear(pubsub)
-            except (RedisError, BrokerError, OSError, TimeoutError) as exc:
+            except (*FAILURES, BrokerError) as exc:
                 log.debug("ends of tasks of queue %s are looked for only: %s", self._queue, exc)
             finally:
                 self.heard.clear()
-                with suppress(RedisError, OSError, TimeoutError, RuntimeError):
+                with suppress(*FAILURES, RuntimeError):
                     await pubsub.aclose()
             if self._waiting:
                 await asyncio.sleep(RECONNECT)
@@ -129,11 +162,18 @@ class _Listener:
                 self.heard.set()
             message = await pubsub.get_message(timeout=SILENCE)
             if message is not None and isinstance(message["data"], bytes):
-                for told in self._waiting.get(message["data"].decode("utf-8", "replace"), ()):
+                for told in self._waiting.get(message["data"].decode("utf-8", "surrogateescape"), ()):
                     told.set()
 
 
-def _value(result: bytes | None, *, raw: bool) -> Any:
+async def _until(told: asyncio.Event, limit: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(limit):
+            await told.wait()
+
+
+def value_of(result: bytes | None, *, raw: bool) -> Any:
+    """What a handler returned, of what is stored of it: JSON is decoded, unless *raw*, and bytes stay bytes."""
     if raw or result is None:
         return result
     try:

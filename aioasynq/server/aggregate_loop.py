@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from aioasynq.compose import compose
 from aioasynq.context import RUN_IN_THREAD
 from aioasynq.errors import BrokerError, TaskError
+from aioasynq.observer import Sending
 from aioasynq.options import Options
 from aioasynq.rdb.groups import Aggregated, AggregationSet
 from aioasynq.server.every import every
@@ -56,6 +57,7 @@ class AggregateLoop:
     ) -> None:
         self._rdb = rdb
         self._contact = contact
+        self._observers = config.observers
         self._mux = mux
         self._rules = {queue: config.group_rules(queue) for queue in config.queues if mux.find_aggregator(queue)}
         self._announce = announce
@@ -144,7 +146,16 @@ class AggregateLoop:
     async def _replace(self, apart: AggregationSet) -> None:
         queue, group = apart.queue, apart.group
         task = await self._made(apart)
-        answer = await self._rdb.aggregate(apart, task)
+        sending = self._observe(apart, task)
+        try:
+            answer = await self._rdb.aggregate(apart, task)
+        except BaseException as exc:
+            if sending is not None:
+                sending.sent(exc)
+            raise
+        if sending is not None:
+            late = None if answer else TimeoutError("the group took too long to aggregate")
+            sending.sent(answer if isinstance(answer, TaskError) else late)
         if isinstance(answer, TaskError):
             log.error(
                 "the task made of group %r of queue %s is refused; its tasks go back within two minutes: %s",
@@ -170,6 +181,12 @@ class AggregateLoop:
             made = await self._mux.aggregate(apart.queue, apart.group, [_received(msg) for msg in apart.tasks])
         composed = compose(made, Options.of(queue=apart.queue), time.time())
         return Aggregated(composed.msg, composed.when, composed.unique_ttl)
+
+    def _observe(self, apart: AggregationSet, task: Aggregated | None) -> Sending | None:
+        if task is None or not self._observers:
+            return None
+        made_of = [_received(msg) for msg in apart.tasks]
+        return Sending(self._observers, [task.msg], address=self._rdb.address, made_of=made_of)
 
     async def _give_back(self, queue: str, group: str, set_id: str) -> None:
         with contextlib.suppress(BrokerError):  # then they go back by themselves

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeAlias, TypedDict, cast
 
 from aioasynq import keys
-from aioasynq.options import MAX_DURATION
+from aioasynq.observer import Observer, check_observers
+from aioasynq.options import MAX_DURATION, meant
 from aioasynq.queues import MAX_WEIGHT, normalise
 from aioasynq.rdb.lifecycle import LEASE, MAX_ARCHIVE, MAX_ARCHIVE_AGE
-from aioasynq.retry import default_delay
+from aioasynq.retry import RetryDelay, default_delay
+from aioasynq.server.lifespan import check_lifespan
 from aioasynq.task import Task
 
-RetryDelay: TypeAlias = Callable[[int, BaseException, Task], float]
 IsFailure: TypeAlias = Callable[[BaseException], bool]
 ErrorHandler: TypeAlias = Callable[[Task, BaseException], Awaitable[object]]
+LifespanFactory: TypeAlias = Callable[..., AbstractAsyncContextManager[Any]]
 HealthCheck: TypeAlias = Callable[[BaseException | None], object]
 
 GRACE_PERIOD = 60.0  #: seconds
@@ -49,7 +52,11 @@ class Config:
     retry_delay: RetryDelay = default_delay  #: (failures so far, error, task) → seconds until the next try
     is_failure: IsFailure = _every_error  #: False: back later without counting the try
     error_handler: ErrorHandler | None = None  #: async, called with task and error for each try that failed
+    lifespan: LifespanFactory | None = (
+        None  #: (server) or () → async context manager around all it does; what it yields is the state of handlers
+    )
     health_check: HealthCheck | None = None  #: called with None while Redis answers, else with the error; may be async
+    observers: Sequence[Observer] = ()  #: told of each task whose handler begins and ends, for traces and metrics
     health_check_interval: float = 15.0  #: how often
     group_grace_period: float | Mapping[str, float] = (
         GRACE_PERIOD  #: how long a group waits after its last task for more; one number, or one by queue
@@ -61,6 +68,9 @@ class Config:
         0  #: how many tasks of a group become one at most, and at once; 0 sets no limit; by queue as above
     )
     max_threads: int = 40  #: most plain ``def`` handlers that run at once
+    max_processes: int | None = (
+        None  #: most ``executor="process"`` handlers that run at once, each in a child process; None: one for each CPU
+    )
     max_archive: int = MAX_ARCHIVE  #: most tasks an archive holds
     archive_days: float = MAX_ARCHIVE_AGE / 86400  #: how long it holds them, in days
     cleanup_interval: float = 8.0  #: how often completed tasks past their retention are looked for
@@ -73,6 +83,8 @@ class Config:
         """
         for name in ("concurrency", "max_threads", "max_archive"):
             _check_int(name, getattr(self, name))
+        if self.max_processes is not None:
+            _check_int("max_processes", self.max_processes)
         for name, least in _LEAST.items():
             object.__setattr__(self, name, _seconds(name, getattr(self, name), least))
         object.__setattr__(self, "queues", _weights(self.queues))
@@ -80,6 +92,7 @@ class Config:
             object.__setattr__(self, name, _by_queue(name, getattr(self, name), self.queues, check))
         if not isinstance(self.strict_priority, bool):
             raise TypeError(f"strict_priority must be True or False, got {self.strict_priority!r}")
+        object.__setattr__(self, "observers", check_observers(self.observers))
         for name in ("retry_delay", "is_failure"):
             if not callable(getattr(self, name)):
                 raise TypeError(f"{name} must be callable, got {getattr(self, name)!r}")
@@ -87,6 +100,8 @@ class Config:
             value = getattr(self, name)
             if value is not None and not callable(value):
                 raise TypeError(f"{name} must be callable or None, got {value!r}")
+        if self.lifespan is not None:
+            check_lifespan(self.lifespan)
 
     @property
     def beat(self) -> float:
@@ -128,17 +143,22 @@ class ServerOptions(TypedDict, total=False):
     retry_delay: RetryDelay
     is_failure: IsFailure
     error_handler: ErrorHandler | None
+    lifespan: LifespanFactory | None
     health_check: HealthCheck | None
+    observers: Sequence[Observer]
     health_check_interval: float | timedelta
     group_grace_period: float | timedelta | Mapping[str, float | timedelta]
     group_max_delay: float | timedelta | Mapping[str, float | timedelta]
     group_max_size: int | Mapping[str, int]
     max_threads: int
+    max_processes: int | None
     max_archive: int
     archive_days: float
     cleanup_interval: float | timedelta
 
 
+#: What other queues call an option of a worker, and what it is called here.
+_ELSEWHERE = {"max_jobs": "concurrency", "on_startup": "lifespan", "on_shutdown": "lifespan"}
 _LEAST = {
     "lease": 1.0,
     "shutdown_timeout": 0.0,
@@ -213,7 +233,8 @@ def config_of(config: Config | None, options: dict[str, Any]) -> Config:
         known = {f.name for f in fields(Config)}
         for name in options:
             if name not in known:
-                raise TypeError(f"a server has no option {name!r}; it has {', '.join(sorted(known))}")
+                hint = meant(name, known, _ELSEWHERE)
+                raise TypeError(f"a server has no option {name!r}{hint}; it has {', '.join(sorted(known))}")
         return Config(**options)
     if options:
         raise TypeError(f"config and single options exclude each other, got config and {', '.join(options)}")

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import copy_context
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from aioasynq import observer
+from aioasynq.codecs import to_plain
 from aioasynq.context import CURRENT, RUN_IN_THREAD
 from aioasynq.errors import (
     AioasynqError,
+    ChildTaskError,
+    HandlerNotFoundError,
     LeaseExpiredError,
     RetryAfter,
     RevokeTask,
@@ -29,33 +33,39 @@ from aioasynq.errors import (
     TaskDeadlineError,
     TaskTimeoutError,
 )
+from aioasynq.hooks import NO_HOOKS, Hooks, tell
+from aioasynq.logs import task_fields
 from aioasynq.message import DEFAULT_TIMEOUT
-from aioasynq.rdb.lifecycle import Failed, Killed
-from aioasynq.retry import default_delay
-from aioasynq.server.outcome import Outcome, Requeued, error_text, outcome
-from aioasynq.server.running import Held, Pulse, Running, Why
+from aioasynq.observer import Processing
+from aioasynq.rdb.lifecycle import Completed, Failed, Killed
+from aioasynq.server.outcome import Done, Outcome, Requeued, error_text, trace_of_users
+from aioasynq.server.progress import Reporters
+from aioasynq.server.running import NAMED, Held, Pulse, Running, Why
+from aioasynq.server.verdict import verdict
 from aioasynq.task import Task
+from aioasynq.typed.target import RUN_IN_PROCESS
 
 if TYPE_CHECKING:
     from aioasynq.context import RunInThread
+    from aioasynq.mux import Ends, ServeMux
     from aioasynq.rdb.lifecycle import Leased
     from aioasynq.rdb.rdb import RDB
     from aioasynq.server.config import Config
     from aioasynq.server.counts import Counts
     from aioasynq.server.settler import Settler
+    from aioasynq.typed.target import RunInProcess
 
 log = logging.getLogger(__name__)
 
-ERROR_HANDLER_LIMIT = 30.0  #: seconds an error handler may take before its task goes on without it
-
-_encode_result = msgspec.json.Encoder().encode
+_encode_result = msgspec.json.Encoder(enc_hook=to_plain).encode
 
 
 class Consumers:
     """The places of a server.
 
     Args:
-        handle: what a task is given to; normally a ServeMux.
+        mux: what a task is given to.
+        elsewhere: how a function runs in a thread, and a handler in a child process.
         on_free: called when a place has become free.
     """
 
@@ -63,16 +73,16 @@ class Consumers:
         self,
         rdb: RDB,
         config: Config,
-        handle: Callable[[Task], Awaitable[object]],
+        mux: ServeMux,
         held: Held,
         pulse: Pulse,
-        run_in_thread: RunInThread,
+        elsewhere: tuple[RunInThread, RunInProcess],
         on_free: Callable[[], None],
         counts: Counts,
     ) -> None:
         self._rdb = rdb
         self._config = config
-        self._handle = handle
+        self._mux = mux
         self._held = held
         self._pulse = pulse
         self._on_free = on_free
@@ -80,8 +90,12 @@ class Consumers:
         self._settler: Settler | None = None
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
-        self._context.run(RUN_IN_THREAD.set, run_in_thread)
+        self._context.run(RUN_IN_THREAD.set, elsewhere[0])
+        self._context.run(RUN_IN_PROCESS.set, elsewhere[1])
         self._extra: set[asyncio.Task[None]] = set()
+        self._observers = config.observers
+        self._reporters = Reporters(rdb, held)
+        self._note_progress = self._reporters.note
         self.busy = 0  #: handlers that run
 
     def settle_with(self, settler: Settler) -> None:
@@ -118,36 +132,44 @@ class Consumers:
             retried=msg.retried,
             max_retry=msg.retry,
             write_result=self._result_writer(leased),
+            ends=running.deadline,
+            note_progress=self._note_progress,
         )
+        running.handed = task
         CURRENT.set(task)
+        if self._observers:
+            running.processing = self._observe(task)
+        ends = self._mux.ends(msg.type)
         value: object = None
         error: BaseException | None = asyncio.CancelledError()  # stays when it was to end before it began
         if running.why is None:
             try:
-                value = await self._handle(task)
-                error = None
+                if ends.hooks.start:
+                    await tell("on_start", ends.hooks.start, task)
+                if running.why is None:  # a hook may have taken the cancellation for its own
+                    value = await self._mux(task)
+                    error = None
             except BaseException as exc:  # noqa: BLE001 - whatever a handler raises is its task's affair
                 error = exc
         if running.timer is not None:
             running.timer.cancel()
         if running.abandoned:
-            log.warning("%s, which had been left to itself, has ended; its outcome is thrown away", _name(running))
+            log.warning(
+                "%s, which had been left to itself, has ended; its outcome is thrown away",
+                _name(running),
+                extra=_fields(running),
+            )
+            self._reporters.forget(task)
             return
         running.ended = True
-        raised = error
-        try:
-            error = self._reason(running, raised)
-            if error is None:
-                self._succeeded(running, value)
-            else:
-                await self._failed(running, task, error)
-        except BaseException:
-            log.exception("%s could not be settled; its lease decides", _name(running))
-            self._held.discard(running)
-        finally:
-            self._free()
-        if isinstance(raised, KeyboardInterrupt):
-            raise raised
+        if running.processing is not None:
+            running.processing.handled()
+        if self._reporters:
+            with suppress(asyncio.CancelledError):  # the handler may have cancelled this at its end
+                await self._reporters.finish(task)
+        await self._end(running, task, ends, self._reason(running, error), value)
+        if isinstance(error, KeyboardInterrupt):
+            raise error
 
     def _result_writer(self, leased: Leased) -> Callable[[bytes], Awaitable[int]]:
         rdb = self._rdb
@@ -189,10 +211,17 @@ class Consumers:
         if running.ended:
             return
         running.ended = running.abandoned = True
+        if running.processing is not None:
+            running.processing.handled()
         self._counts.abandoned += 1
         if running.task is not None:
             running.task.set_name(_name(running))  # for whoever lists what keeps the process from ending
-        log.error("%s did not end when cancelled (%s) and is left to itself", _name(running), _why(running))
+        log.error(
+            "%s did not end when cancelled (%s) and is left to itself",
+            _name(running),
+            _why(running),
+            extra=_fields(running),
+        )
         error = self._reason(running, None) or TaskCancelledError()
         task = self._loop.create_task(self._end_abandoned(running, error), context=self._context.copy())
         self._extra.add(task)
@@ -210,15 +239,30 @@ class Consumers:
             max_retry=msg.retry,
             write_result=None,
         )
-        try:
-            await self._failed(running, task, error)
-        except BaseException:
-            log.exception("%s could not be settled; its lease decides", _name(running))
-            self._held.discard(running)
-        finally:
-            self._free()
+        await self._end(running, task, self._mux.ends(msg.type), error)
 
     # ── a task has ended ──
+
+    async def _end(
+        self, running: Running, task: Task, ends: Ends, error: BaseException | None, value: object = None
+    ) -> None:
+        """Settle it, tell the hooks, and free its place."""
+        result: Outcome | None
+        try:
+            try:
+                if error is None:
+                    result, error = self._succeeded(running, value)
+                else:
+                    result = await self._failed(running, task, ends, error)
+            except BaseException as exc:
+                log.exception("%s could not be settled; its lease decides", _name(running), extra=_fields(running))
+                self._held.discard(running)
+                _tell_end(running, "lost", exc)
+            else:
+                if ends.hooks is not NO_HOOKS:
+                    await _tell(ends.hooks, task, result, value, error)
+        finally:
+            self._free()
 
     def _reason(self, running: Running, raised: BaseException | None) -> BaseException | None:
         """What ended the handler: why it was cancelled if it was, else what it raised."""
@@ -240,74 +284,59 @@ class Consumers:
             case _:
                 return TaskCancelledError()
 
-    def _succeeded(self, running: Running, value: object) -> None:
+    def _succeeded(self, running: Running, value: object) -> tuple[Outcome, BaseException | None]:
+        """Settle it as a success, unless its result cannot be stored."""
+        leased = running.leased
         result: bytes | None = None
         if running.msg.retention > 0 and value is not None:
             try:
                 result = value if isinstance(value, bytes) else _encode_result(value)
             except BaseException as exc:  # noqa: BLE001 - a hook of the value's class may raise anything
                 what = error_text(exc)
-                text = f"the result of the handler, a {type(value).__name__}, cannot be stored as JSON: {what}"
-                log.error("%s: %s", _name(running), text)  # noqa: TRY400 - the handler did its work; no traceback helps
-                self._settle(Killed(running.leased, text), running)
-                return
-        self._settle(
-            outcome(running.leased, None, result=result, delay=default_delay, is_failure=self._config.is_failure),
-            running,
-        )
+                text = f"the result of the handler, of class {type(value).__name__}, cannot be stored as JSON: {what}"
+                # the handler did its work; no traceback helps
+                log.error("%s: %s", _name(running), text, extra=_fields(running))  # noqa: TRY400
+                return self._settle(Killed(leased, text), running, exc), TypeError(text)
+        done = Completed(leased, result) if running.msg.retention > 0 else Done(leased)
+        return self._settle(done, running), None
 
-    async def _failed(self, running: Running, task: Task, error: BaseException) -> None:
+    async def _failed(self, running: Running, task: Task, ends: Ends, error: BaseException) -> Outcome | None:
+        """Settle it as a failure, or as whatever else its error says; None when it is not ours any more."""
         if running.why is Why.SHUTDOWN and isinstance(error, TaskCancelledError):
-            self._settle(Requeued(running.leased), running)
-            return
-        await self._tell(task, error)
+            return self._settle(Requeued(running.leased), running, error)
+        if self._config.error_handler is not None:
+            with suppress(asyncio.CancelledError):
+                await tell("error_handler", (self._config.error_handler,), task, error)
         if running.why is Why.LOST:
             self.settled(running, still_ours=False)
-            return
-        result = outcome(
-            running.leased,
-            error,
-            delay=lambda retried, exc: self._delay(retried, exc, task),
-            is_failure=self._is_failure,
-        )
+            _tell_end(running, "lost", error)
+            return None
+        result = verdict(running.leased, task, error, ends, self._config)
         if isinstance(result, Killed) or (isinstance(result, Failed) and result.is_failure):
             self._counts.failed += 1
-        self._settle(result, running)
-        _report(running, error, result)
+        self._settle(result, running, error)
+        _report(running, error, result, self._hint(error))
+        return result
 
-    async def _tell(self, task: Task, error: BaseException) -> None:
-        handler = self._config.error_handler
-        if handler is None:
-            return
-        try:
-            async with asyncio.timeout(ERROR_HANDLER_LIMIT):
-                await handler(task, error)
-        except asyncio.CancelledError:
-            log.warning("error_handler was cancelled for task %s", task.id)
-        except BaseException:
-            log.exception("error_handler failed for task %s", task.id)
+    def _hint(self, error: BaseException) -> str:
+        if not isinstance(error, HandlerNotFoundError):
+            return ""
+        names = ", ".join(self._mux.patterns[:NAMED])
+        more = len(self._mux) - NAMED
+        return (
+            f"; this server handles {names}{f' and {more} more' if more > 0 else ''}: was all imported that registers?"
+        )
 
-    def _delay(self, retried: int, error: BaseException, task: Task) -> float:
-        try:
-            delay = float(self._config.retry_delay(retried, error, task))
-        except BaseException:
-            log.exception("retry_delay failed for task %s; the default delay counts", task.id)
-            return default_delay(retried, error, task)
-        if not math.isfinite(delay):
-            log.error("retry_delay gave %r for task %s; the default delay counts", delay, task.id)
-            return default_delay(retried, error, task)
-        return max(0.0, delay)
-
-    def _is_failure(self, error: BaseException) -> bool:
-        try:
-            return bool(self._config.is_failure(error))
-        except BaseException:
-            log.exception("is_failure failed; it counts as a failure")
-            return True
-
-    def _settle(self, result: Outcome, running: Running) -> None:
+    def _settle(self, result: Outcome, running: Running, error: BaseException | None = None) -> Outcome:
         assert self._settler is not None  # noqa: S101 - set before the first task starts
         self._settler.add(result, running)
+        if running.processing is not None:
+            _tell_end(running, _word(result, error), error)
+        return result
+
+    def _observe(self, task: Task) -> Processing:
+        pattern = self._mux.pattern_of(task.type)
+        return Processing(self._observers, task, pattern=pattern, address=self._rdb.address)
 
     def _free(self) -> None:
         self.busy -= 1
@@ -318,25 +347,80 @@ class Consumers:
         """Redis has answered for this task."""
         if not still_ours:
             self._counts.lost += 1
-            log.warning("%s is not ours any more; what it did is not recorded", _name(running))
+            log.warning("%s is not ours any more; what it did is not recorded", _name(running), extra=_fields(running))
         self._held.discard(running)
 
 
-def _report(running: Running, error: BaseException, result: Outcome) -> None:
+async def _tell(hooks: Hooks, task: Task, result: Outcome | None, value: object, error: BaseException | None) -> None:
+    """Tell of what was handed to the settler. It does not wait for hooks, so that nothing is lost by one that hangs."""
+    if error is None:
+        if hooks.success:
+            await tell("on_success", hooks.success, task, value)
+        return
+    if hooks.failure and (isinstance(result, Killed) or (isinstance(result, Failed) and result.is_failure)):
+        await tell("on_failure", hooks.failure, task, error)
+    if hooks.retry and isinstance(result, Failed):
+        await tell("on_retry", hooks.retry, task, error, result.delay)
+    if hooks.archive and isinstance(result, Killed):
+        await tell("on_archive", hooks.archive, task, error)
+
+
+def _report(running: Running, error: BaseException, result: Outcome, hint: str) -> None:
     """One line on what happened and what comes next, with the traceback of what the handler did not mean to raise."""
     meant = isinstance(error, AioasynqError | SkipRetry | RevokeTask | RetryAfter)
     tries = f"try {running.msg.retried + 1} of {running.msg.retry + 1}"
-    text = error_text(error) if meant else f"{type(error).__name__}: {error_text(error)}"
+    text = error_text(error)
+    kind = error.kind if isinstance(error, ChildTaskError) else "" if meant else type(error).__name__
+    if kind and text != kind and not text.startswith(f"{kind}: "):
+        text = f"{kind}: {text}"
+    text += hint
     what = shorten(text, 300).encode("utf-8", "backslashreplace").decode()
-    trace = None if meant or error.__traceback__ is None else error
+    if isinstance(error, ChildTaskError):
+        what += f"\n{error.traceback}"
+    fields = _fields(running)
+    trace = None if meant or error.__traceback__ is None else (type(error), error, trace_of_users(error))
     if isinstance(result, Failed) and not result.is_failure:
-        log.info("%s comes back in %.1f s: %s", _name(running), result.delay, what, exc_info=trace)
+        log.info("%s comes back in %.1f s: %s", _name(running), result.delay, what, exc_info=trace, extra=fields)
     elif isinstance(result, Failed):
-        log.warning("%s failed (%s), again in %.1f s: %s", _name(running), tries, result.delay, what, exc_info=trace)
+        log.warning(
+            "%s failed (%s), again in %.1f s: %s",
+            _name(running),
+            tries,
+            result.delay,
+            what,
+            exc_info=trace,
+            extra=fields,
+        )
     elif isinstance(result, Killed):
-        log.error("%s failed (%s) and goes to the archive: %s", _name(running), tries, what, exc_info=trace)
+        log.error(
+            "%s failed (%s) and goes to the archive: %s", _name(running), tries, what, exc_info=trace, extra=fields
+        )
     else:
-        log.info("%s was revoked: %s", _name(running), what)
+        log.info("%s was revoked: %s", _name(running), what, extra=fields)
+
+
+def _tell_end(running: Running, word: observer.Outcome, error: BaseException | None) -> None:
+    if running.processing is not None:
+        running.processing.ended(word, error)
+
+
+def _word(result: Outcome, error: BaseException | None) -> observer.Outcome:
+    match result:
+        case Done():
+            return "done" if error is None else "revoked"
+        case Completed():
+            return "completed"
+        case Failed():
+            return "retry" if result.is_failure else "postponed"
+        case Killed():
+            return "archived"
+        case Requeued():
+            return "requeued"
+
+
+def _fields(running: Running) -> dict[str, object]:
+    msg = running.msg
+    return task_fields(msg.id, msg.type, running.leased.queue, msg.retried)
 
 
 def _name(running: Running) -> str:

@@ -37,7 +37,7 @@ NEAR = 0.003  #: seconds the quickest fetch takes at most when Redis is near; el
 MAX_WAITS = 4  #: queues that are waited for; the others are looked at
 MAX_RANK = 2  #: idle servers that wait for a queue; the others look, or every push would wake them all
 LOOK_INTERVAL = 1.0  #: seconds between two looks at a queue that is not waited for
-_RANK_LIFE = 2.5  #: seconds a rank is believed
+_RANK_LIFE = 4.0  #: seconds a rank is believed
 _RANK_TTL = 8.0  #: seconds a server that says no more stays in line
 
 

@@ -21,7 +21,7 @@ from aioasynq.message import WorkerInfo
 from aioasynq.rdb.base import MAX_BATCH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from aioasynq.message import ServerInfo
     from aioasynq.rdb.rdb import RDB
@@ -44,6 +44,7 @@ class Heartbeat:
 
     Args:
         describe: the server's record as it is now; called in the thread.
+        patterns: of the task types that it has handlers for; called in the thread.
         on_lost: called on the server's loop with tasks that belong to somebody else by now.
     """
 
@@ -54,6 +55,7 @@ class Heartbeat:
         held: Held,
         pulse: Pulse,
         describe: Callable[[], ServerInfo],
+        patterns: Callable[[], Sequence[str]],
         on_lost: Callable[[list[Running]], None],
         counts: Counts,
     ) -> None:
@@ -62,6 +64,7 @@ class Heartbeat:
         self._held = held
         self._pulse = pulse
         self._describe = describe
+        self._patterns = patterns
         self._on_lost = on_lost
         self._counts = counts
         self._server_loop = asyncio.get_running_loop()
@@ -170,7 +173,7 @@ class Heartbeat:
         try:
             await self._extend(rdb, self._worth_keeping(held))
             workers = None if version == self._written else self._workers(held)
-            await rdb.write_process_info(self._describe(), workers)
+            await rdb.write_process_info(self._describe(), workers, patterns=self._patterns())
             self._written = version
         except AioasynqError as exc:
             log.debug("heartbeat failed: %s", exc)
@@ -252,7 +255,8 @@ class Heartbeat:
         frame = sys._current_frames().get(self._server_thread)  # noqa: SLF001 - documented for just this
         stack = "".join(traceback.format_stack(frame)) if frame is not None else "no stack\n"
         log.error(
-            "the event loop has stood still for %.0f s%s; leases are kept meanwhile, all else waits. It is here:\n%s",
+            "the event loop has stood still for %.0f s%s; leases are kept meanwhile, all else waits. What blocks "
+            "belongs in a plain def, which runs in a thread. It is here:\n%s",
             standing,
             f", in task {name}" if name else "",
             stack,

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aioasynq.message import TaskMessage
+    from aioasynq.observer import Processing
     from aioasynq.rdb.lifecycle import Leased
+    from aioasynq.task import Task
 
 NAMED = 5  #: tasks that one line of the log names
 
@@ -36,13 +38,17 @@ class Running:
         "deadline",
         "ended",
         "ends",
+        "handed",
         "leased",
         "msg",
+        "processing",
         "started",
         "task",
         "timer",
         "why",
     )
+
+    handed: Task  #: what its handler got; not there before it was called
 
     def __init__(self, leased: Leased, msg: TaskMessage, began: float, deadline: float, credit: float) -> None:
         self.leased = leased
@@ -57,6 +63,7 @@ class Running:
         self.ended = False  #: its handler has returned, or was left to itself
         self.abandoned = False  #: its handler did not end when it should; what it returns is thrown away
         self.why: Why | None = None
+        self.processing: Processing | None = None  #: where observers are told of it; None: there is none
 
 
 class Pulse:

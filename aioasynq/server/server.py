@@ -10,11 +10,12 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 import anyio
 
-from aioasynq.errors import BrokerError, BrokerRefusedError, ServerStateError
+from aioasynq.errors import ServerStateError
+from aioasynq.life import Life
 from aioasynq.message import ServerInfo
 from aioasynq.mux import ServeMux
 from aioasynq.rdb.rdb import RDB, open_rdb
@@ -26,9 +27,12 @@ from aioasynq.server.consumer import Consumers
 from aioasynq.server.contact import Contact
 from aioasynq.server.counts import Counts
 from aioasynq.server.every import every
+from aioasynq.server.farewell import tell_of_waiting
 from aioasynq.server.fetcher import Fetcher
 from aioasynq.server.health_loop import health_loop
 from aioasynq.server.heartbeat import Heartbeat
+from aioasynq.server.lifespan import Lifespan
+from aioasynq.server.processes import Processes, check_targets, refuse_server
 from aioasynq.server.recover_loop import AFTER_CONTACT, INTERVAL, Recovery
 from aioasynq.server.running import Held, Pulse, Running, Why, named
 from aioasynq.server.scheduler_loop import SchedulerLoop
@@ -36,27 +40,25 @@ from aioasynq.server.settler import Settler
 from aioasynq.server.threads import Threads
 
 if TYPE_CHECKING:
-    from aioasynq.mux import Aggregator, Handler, Middleware, TaskType
-    from aioasynq.options import OptionsDict
-    from aioasynq.rdb.connection import AnyRedis
+    from aioasynq.mux import Aggregator, Handler, Middleware
+    from aioasynq.rdb.connection import ToRedis
+    from aioasynq.typed.options import HandlerOptions, TaskTypeOptions
+    from aioasynq.typed.task_type import Registrar
 
 log = logging.getLogger(__name__)
 
 H = TypeVar("H", bound="Handler")
 A = TypeVar("A", bound="Aggregator")
 M = TypeVar("M", bound="Middleware")
-P = ParamSpec("P")
-R = TypeVar("R")
 
 MIN_CONNECTIONS = 2  #: that a client must allow to be handed to a server
-START_LIMIT = 1.0  #: seconds the first look at Redis may take; without it the server starts all the same
 HOOKS_LIMIT = 0.5  #: seconds that error handlers may take at the end
 SETTLE_LIMIT = 3.0  #: seconds that outcomes may take to be written at the end: an answer that is lost costs two of them
 FETCH_LIMIT = 1.0  #: seconds that the last fetch may take to be answered at the end
 LAST_GRACE = 0.2  #: seconds a handler may take to end when the shutdown limit is over
 
 
-class Server:
+class Server(Life):
     """Takes tasks from queues and runs their handlers.
 
     Embedded in a service::
@@ -79,9 +81,13 @@ class Server:
         ValueError, TypeError: an option is wrong; it is named with its value.
     """
 
+    _kind = "server"
+    _state_error = ServerStateError
+    _signals = (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP)
+
     def __init__(
         self,
-        redis: str | AnyRedis | RDB | None = None,
+        redis: ToRedis | RDB | None = None,
         mux: ServeMux | None = None,
         *,
         config: Config | None = None,
@@ -91,27 +97,25 @@ class Server:
             raise TypeError(f"redis comes first, then the mux: Server(url, mux) or Server(mux=mux), got {redis!r}")
         if mux is not None and not isinstance(mux, ServeMux):
             raise TypeError(f"mux must be a ServeMux, got {mux!r}")
+        super().__init__()
         self.config = config_of(config, dict(options))
         self.mux = ServeMux() if mux is None else mux
         self.id = str(uuid.uuid4())
         self.counts = Counts()  #: what it has seen since its start, to be read at any time
         self._redis = redis
         self._host = socket.gethostname() or "unknown-host"
-        self._status = "new"
         self._began = time.time()
         self._engine: _Engine | None = None
-        self._supervisor: asyncio.Task[None] | None = None
-        self._closing: asyncio.Task[None] | None = None
-        self._starting = False
+        self._lifespan: Lifespan | None = None
         self._hurry = asyncio.Event()
 
     # ── handlers ──
 
-    def handler(self, pattern: str) -> Callable[[H], H]:
+    def handler(self, pattern: str, **options: Unpack[HandlerOptions]) -> Callable[[H], H]:
         """Register a raw handler; see :meth:`ServeMux.handler`."""
-        return self.mux.handler(pattern)
+        return self.mux.handler(pattern, **options)
 
-    def task(self, type: str, **options: Unpack[OptionsDict]) -> Callable[[Callable[P, R]], TaskType[P, R]]:  # noqa: A002
+    def task(self, type: str, **options: Unpack[TaskTypeOptions]) -> Registrar:  # noqa: A002 - what asynq calls it
         """Register a typed handler; see :meth:`ServeMux.task`."""
         return self.mux.task(type, **options)
 
@@ -135,6 +139,22 @@ class Server:
         """Handlers that run now."""
         return self._engine.consumers.busy if self._engine else 0
 
+    @property
+    def in_contact(self) -> bool:
+        """Redis answered when last asked. Safe from any thread, as are the next two."""
+        return self._engine is not None and self._engine.contact.there
+
+    @property
+    def is_ready(self) -> bool:
+        """It takes tasks: it was started, is not ending, and Redis is there."""
+        return self._status == "active" and self.in_contact
+
+    @property
+    def standing_still(self) -> float:
+        """Seconds for which something has blocked the event loop by now; 0 when nothing does."""
+        working = self._engine is not None and self._status in {"active", "stopped"}
+        return self._engine.pulse.standing() if working and self._engine is not None else 0.0
+
     async def start(self) -> None:
         """Begin to process tasks, and return at once.
 
@@ -142,38 +162,44 @@ class Server:
 
         Raises:
             ServerStateError: there is no handler, or the server was started before.
+                Or a handler takes a state that the lifespan does not yield, or is to run in a child process, which
+                could not import it.
             BrokerRefusedError: Redis refuses this password or user, or is older than 6.2.
             ValueError: the client that was handed in allows too few connections.
+            Exception: whatever the lifespan raises.
         """
-        if self._status != "new" or self._starting:
-            status = "being started" if self._starting else self._status
-            raise ServerStateError(f"a server is started once; this one is {status}")
-        if len(self.mux) == 0:
-            raise ServerStateError(
-                "the server has no handler; register one with @server.task(...) or @server.handler(...), "
-                "or give it a ServeMux that has one"
-            )
-        rdb = open_rdb(self._redis)
-        if rdb.max_connections < MIN_CONNECTIONS:
-            raise ValueError(
-                f"redis must be a client of at least {MIN_CONNECTIONS} connections for a server, one of which listens "
-                f"for cancelations; got max_connections={rdb.max_connections}"
-            )
-        contact = Contact(rdb.address, self.counts)
-        self._starting = True
-        try:
-            await self._look_at(rdb, contact)
-        except BaseException:  # refused, cancelled, or shut down meanwhile
-            rdb.abort()
-            await rdb.aclose()
-            raise
-        finally:
-            self._starting = False
-        self._status = "active"
+        with self._once():
+            if len(self.mux) == 0:
+                raise ServerStateError(
+                    "the server has no handler; register one with @server.task(...) or @server.handler(...), "
+                    "or give it a ServeMux that has one"
+                )
+            refuse_server()
+            check_targets(self.mux.in_processes())
+            rdb = open_rdb(self._redis)
+            if rdb.max_connections < MIN_CONNECTIONS:
+                raise ValueError(
+                    f"redis must be a client of at least {MIN_CONNECTIONS} connections for a server, one of which "
+                    f"listens for cancelations; got max_connections={rdb.max_connections}"
+                )
+            contact = Contact(rdb.address, self.counts)
+            self._lifespan = Lifespan(self.config.lifespan, self, self._on_broken)
+            try:
+                await self._look_at(rdb, contact.lost)
+                await self._lifespan.enter()
+                self._lifespan.check_states(self.mux.task_types())
+                self._check_still_new()
+            except BaseException:  # refused, cancelled, or shut down meanwhile
+                await self._lifespan.leave(self._hurry)
+                rdb.abort()
+                await rdb.aclose()
+                raise
         self._began = time.time()
-        self._engine = _Engine(self, rdb, contact)
-        self._supervisor = asyncio.get_running_loop().create_task(self._engine.run(), name="aioasynq server")
-        self._supervisor.add_done_callback(self._supervised)
+        context = self._lifespan.context
+        self._engine = context.run(_Engine, self, rdb, contact)
+        self._supervise(
+            asyncio.get_running_loop().create_task(self._engine.run(), name="aioasynq server", context=context)
+        )
         log.info(
             "server %s started%s: %s, concurrency %d",
             self.id,
@@ -183,16 +209,6 @@ class Server:
         )
         for queue in sorted(self.mux.queues - set(self.config.queues)):
             log.warning("a handler's tasks go to queue %r, which this server does not serve", queue)
-
-    async def _look_at(self, rdb: RDB, contact: Contact) -> None:
-        try:
-            await rdb.check_server(timeout=START_LIMIT)
-        except BrokerRefusedError:
-            raise
-        except BrokerError as exc:
-            contact.lost(exc)
-        if self._status != "new":
-            raise ServerStateError(f"this server was {self._status} while it was started")
 
     def stop(self) -> None:
         """Take no more tasks; those that run go on. :meth:`shutdown` is still needed."""
@@ -211,62 +227,41 @@ class Server:
 
         It runs to its end even when the caller is cancelled. Calling it again waits for the same end.
         """
-        if self._engine is None:
-            self._status = "closed"
-            return
-        await asyncio.shield(self._close_soon())
+        await super().shutdown()
 
-    async def _shutdown(self, engine: _Engine) -> None:
+    async def _finish(self) -> None:
+        assert self._engine is not None  # noqa: S101 - only a started server comes here
+        assert self._supervisor is not None  # noqa: S101 - as above
         self.stop()
         self._status = "closed"
-        await engine.finish(self._hurry)
-        if self._supervisor is not None:
-            await asyncio.wait({self._supervisor})
+        await self._engine.finish(self._hurry)
+        await asyncio.wait({self._supervisor})
+        if self._lifespan is not None:
+            await self._lifespan.leave(self._hurry)
         log.info("server %s ended", self.id)
+
+    def _on_broken(self) -> None:
+        if self._engine is not None:
+            self._close_soon()
 
     async def run(self) -> None:
         """Process tasks until SIGTERM or SIGINT, then shut down.
 
         A second signal hurries: what runs is cancelled at once. SIGTSTP only stops fetching.
         """
-        await self.start()
-        assert self._supervisor is not None  # noqa: S101 - start has made it
-        signals = asyncio.get_running_loop().create_task(self._listen_to_signals())
-        try:
-            await asyncio.wait({self._supervisor})
-        finally:
-            with anyio.CancelScope(shield=True):  # as in __aexit__
-                await self.shutdown()
-                signals.cancel()
-                await asyncio.gather(signals, return_exceptions=True)
-        if not self._supervisor.cancelled() and (bug := self._supervisor.exception()) is not None:
-            raise bug
+        await super().run()
 
-    async def _listen_to_signals(self) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGTSTP) as received:
-            async for number in received:
-                if number == signal.SIGTSTP:
-                    self.stop()
-                elif self._closing is None:
-                    log.info("%s received: shutting down", signal.Signals(number).name)
-                    self._close_soon()
-                else:
-                    log.warning("%s received again: cancelling what runs", signal.Signals(number).name)
-                    self.hurry()
+    def _raise_what_ended_it(self, work: asyncio.Task[None]) -> None:
+        super()._raise_what_ended_it(work)
+        if self._lifespan is not None and self._lifespan.error is not None:
+            raise self._lifespan.error
 
-    def _close_soon(self) -> asyncio.Task[None]:
-        if self._closing is None:
-            assert self._engine is not None  # noqa: S101 - only a started server comes here
-            self._closing = asyncio.get_running_loop().create_task(self._shutdown(self._engine))
-        return self._closing
+    def _pause(self) -> None:
+        self.stop()
 
-    def _supervised(self, supervisor: asyncio.Task[None]) -> None:
-        if supervisor.cancelled():
-            self._status = "closed"
-            log.critical("server %s ended: its asyncio task was cancelled from outside", self.id)
-        elif (bug := supervisor.exception()) is not None:
-            self._status = "closed"
-            log.critical("server %s ended by a bug", self.id, exc_info=bug)
+    def _close_faster(self, name: str) -> None:
+        log.warning("%s received again: cancelling what runs", name)
+        self.hurry()
 
     def __repr__(self) -> str:
         return f"<Server {self.id} {self._status}, queues {', '.join(self.config.queues)}>"
@@ -295,14 +290,6 @@ class Server:
         """When it was started, unix seconds."""
         return self._began
 
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        with anyio.CancelScope(shield=True):  # a scope that is cancelled would cut through every await from here on
-            await self.shutdown()
-
 
 class _Engine:
     """The parts of a running server, and who outlives whom."""
@@ -311,13 +298,21 @@ class _Engine:
         config = server.config
         self._config = config
         self._rdb = rdb
-        self._contact = contact
+        self.contact = contact
         self._ended = asyncio.Event()
         self.held = Held()
         self.pulse = Pulse(self.held)
         self.threads = Threads(config.max_threads)
+        self.processes = Processes(config.max_processes, server.mux.in_processes)
         self.consumers = Consumers(
-            rdb, config, server.mux, self.held, self.pulse, self.threads.run, self._on_free, contact.counts
+            rdb,
+            config,
+            server.mux,
+            self.held,
+            self.pulse,
+            (self.threads.run, self.processes.run),
+            self._on_free,
+            contact.counts,
         )
         self.settler = Settler(rdb, config, contact, server.name, self.consumers.settled, self._on_free, self._on_retry)
         self.consumers.settle_with(self.settler)
@@ -325,12 +320,21 @@ class _Engine:
         self.scheduler = SchedulerLoop(rdb, tuple(config.queues), contact, self.fetcher.announce)
         self.recovery = Recovery(rdb, config, contact)
         self.aggregator = AggregateLoop(rdb, config, contact, server.mux, self.threads.run, self.fetcher.announce)
-        self.heartbeat = Heartbeat(rdb, config, self.held, self.pulse, server.describe, self._on_lost, contact.counts)
+        self.heartbeat = Heartbeat(
+            rdb,
+            config,
+            self.held,
+            self.pulse,
+            server.describe,
+            lambda: server.mux.patterns,
+            self._on_lost,
+            contact.counts,
+        )
         self._free = asyncio.Event()
 
     async def run(self) -> None:
         """Work until :meth:`finish` is through."""
-        config, rdb, contact = self._config, self._rdb, self._contact
+        config, rdb, contact = self._config, self._rdb, self.contact
         queues = tuple(config.queues)
         self.pulse.start()
         self.heartbeat.start()  # leases are kept to the very end, whatever the loop does
@@ -366,7 +370,11 @@ class _Engine:
         """Let running tasks finish, give the rest back, and write all outcomes."""
         self.fetcher.stop()
         await self.aggregator.stop()
-        await self._until_idle(self._config.shutdown_timeout, hurry)
+        telling = asyncio.get_running_loop().create_task(tell_of_waiting(self.held, self._config.shutdown_timeout))
+        try:
+            await self._until_idle(self._config.shutdown_timeout, hurry)
+        finally:
+            telling.cancel()
         left = [running for running in self.held.snapshot() if not running.ended]
         if left:
             left.sort(key=lambda running: running.began, reverse=True)  # the last one given back runs first
@@ -409,6 +417,7 @@ class _Engine:
         self.pulse.stop()
         await self.heartbeat.stop()
         self.threads.close()
+        await self.processes.close()
         self._rdb.abort()
         await self._rdb.aclose()
 
