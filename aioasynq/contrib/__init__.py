@@ -1,0 +1,1 @@
+"""aioasynq in other frameworks: a module for each, which needs that framework and nothing else does."""
