@@ -10,22 +10,25 @@ import socket
 from typing import TYPE_CHECKING
 
 import anyio
-import typer
 
+from aioasynq.cli.banner import introduce, rows
+from aioasynq.cli.burst import look
 from aioasynq.cli.limits import resident, shown
-from aioasynq.cli.line import HURRY, STOP, Hello, Outgrown, Ready, encode
-from aioasynq.cli.serve import banner, rows
+from aioasynq.cli.line import HURRY, LOOK, STOP, Hello, Outgrown, Ready, encode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
+    from aioasynq.cli.figures import Recorder
     from aioasynq.cli.limits import Limits
+    from aioasynq.cli.unknown import Unknown
     from aioasynq.rdb.rdb import RDB
     from aioasynq.server import Server
 
 log = logging.getLogger(__name__)
 
 TASKS_INTERVAL = 0.1  #: seconds between two looks at the number of tasks
+FIGURES_INTERVAL = 1.0  #: seconds between two reports to the parent
 MEMORY_EVERY = 5  #: so many of those looks between two at the memory
 
 
@@ -34,22 +37,38 @@ class Child:
 
     Args:
         fd: of the line to the parent.
-        processes: introduce all of them; 0 when another one does.
+        processes: introduce all of them; 0 when another one does, or has.
+        also: what else there is to say then.
+        unknown: says which tasks have no handler, when all are introduced.
         redis: URL of Redis, None when the program brings a client.
+        recorder: of the figures that the parent is told; None: it does not ask.
     """
 
-    def __init__(self, fd: int, *, processes: int, limits: Limits, redis: str | None) -> None:
+    def __init__(
+        self,
+        fd: int,
+        *,
+        processes: int,
+        limits: Limits,
+        redis: str | None,
+        unknown: Unknown,
+        also: Mapping[str, str],
+        recorder: Recorder | None = None,
+    ) -> None:
         self._socket = socket.socket(fileno=fd)
         self._socket.set_inheritable(False)  # what handlers start must not keep the line open
         self._processes = processes
         self._limits = limits
         self._redis = redis
+        self._unknown = unknown
+        self._also = also
+        self._recorder = recorder
         self._closing: asyncio.Task[None] | None = None
 
     async def run(self, server: Server, rdb: RDB) -> None:
         """Run *server* until the parent, a signal, or the end of the parent ends it."""
         if self._processes:
-            typer.echo(banner(self._rows(server, rdb)), err=True)
+            introduce(self._rows(server, rdb))
         config = server.config
         hello = Hello(
             name=server.name,
@@ -66,6 +85,10 @@ class Child:
             return
         self._socket.setblocking(False)
         reader, writer = await asyncio.open_unix_connection(sock=self._socket)
+        async with self._unknown.looking(rdb, config.queues if self._processes else ()):
+            await self._run(server, rdb, reader, writer)
+
+    async def _run(self, server: Server, rdb: RDB, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGTSTP) as signals:
             await server.start()
             writer.write(encode(Ready()))
@@ -75,8 +98,9 @@ class Child:
                 async with asyncio.TaskGroup() as beside:
                     helpers = [
                         beside.create_task(self._heed(signals, server)),
-                        beside.create_task(self._obey(reader, server)),
+                        beside.create_task(self._obey(reader, writer, server, rdb)),
                         beside.create_task(self._watch(writer, server)),
+                        beside.create_task(self._report(writer, server)),
                     ]
                     await asyncio.wait({supervisor})
                     for helper in helpers:
@@ -84,6 +108,7 @@ class Child:
             finally:
                 with anyio.CancelScope(shield=True):
                     await server.shutdown()
+                self._tell(writer, server)
                 writer.close()
         if not supervisor.cancelled() and (bug := supervisor.exception()) is not None:
             raise bug
@@ -91,6 +116,9 @@ class Child:
     def _rows(self, server: Server, rdb: RDB) -> dict[str, str]:
         about = rows(server, rdb)
         about["server"] = f"{about['server'].rpartition(':')[0]}:{os.getppid()}"
+        about |= self._also
+        if "reload" in about:  # one process, by its nature
+            return about
         limits = []
         if self._limits.memory is not None:
             limits.append(f"at {shown(self._limits.memory)}")
@@ -112,11 +140,13 @@ class Child:
                 log.info("%s received: shutting down", signal.Signals(number).name)
                 self._close(server)
 
-    async def _obey(self, reader: asyncio.StreamReader, server: Server) -> None:
+    async def _obey(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: Server, rdb: RDB) -> None:
         try:
             while word := await reader.readline():
                 if word == STOP:
                     server.stop()
+                elif word == LOOK:
+                    writer.write(encode(await look(server, rdb)))
                 else:
                     if word == HURRY:
                         server.hurry()
@@ -134,6 +164,16 @@ class Child:
             look += 1
             await asyncio.sleep(TASKS_INTERVAL)
         writer.write(encode(Outgrown(why)))
+
+    async def _report(self, writer: asyncio.StreamWriter, server: Server) -> None:
+        """Tell the parent how it goes, every second."""
+        while self._recorder is not None:
+            self._tell(writer, server)
+            await asyncio.sleep(FIGURES_INTERVAL)
+
+    def _tell(self, writer: asyncio.StreamWriter, server: Server) -> None:
+        if self._recorder is not None and not writer.transport.get_write_buffer_size():  # else the parent is busy
+            writer.write(encode(self._recorder.figures(server)))
 
     def _outgrown(self, server: Server, *, memory: bool) -> str:
         limits = self._limits

@@ -10,12 +10,16 @@ from typing import TypeAlias
 
 import msgspec
 
+from aioasynq.cli.burst import Left
+from aioasynq.cli.figures import Figures
+
 LONGEST = 1 << 20  #: bytes of a line
 
 # From the parent. Not as signals, for those may also come to each process of a group from somebody else.
 STOP = b"stop\n"  #: take no more tasks
 SHUTDOWN = b"shutdown\n"  #: finish what runs, and end
 HURRY = b"hurry\n"  #: do not wait for what runs
+LOOK = b"look\n"  #: say what is left to do
 
 
 class Hello(msgspec.Struct, tag=True):
@@ -39,7 +43,7 @@ class Outgrown(msgspec.Struct, tag=True):
     why: str
 
 
-Word: TypeAlias = Hello | Ready | Outgrown
+Word: TypeAlias = Hello | Ready | Outgrown | Figures | Left
 
 _encode = msgspec.json.Encoder().encode
 _decoder: msgspec.json.Decoder[Word] = msgspec.json.Decoder(Word)

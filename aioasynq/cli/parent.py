@@ -11,17 +11,17 @@ import logging
 import signal
 from typing import TYPE_CHECKING
 
+from aioasynq.cli.burst import Left, until_empty
 from aioasynq.cli.exits import REFUSED, STOPPED, WRONG_USE
-from aioasynq.cli.line import HURRY, STOP
-from aioasynq.cli.process import KILL_AFTER, Process
-from aioasynq.cli.rescue import rescue
+from aioasynq.cli.figures import OfProcesses
+from aioasynq.cli.line import STOP
+from aioasynq.cli.process import Process, first_of
+from aioasynq.cli.rescue import LIMIT as RESCUE_LIMIT, rescue
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
 log = logging.getLogger(__name__)
-
-RESCUE_LIMIT = 5.0  #: seconds that taking back the tasks of dead children may hold up the end
 
 
 class Backoff:
@@ -42,11 +42,18 @@ class Backoff:
 
 
 class Parent:
-    """Keeps *processes* children at work, each of them *command*."""
+    """Keeps *processes* children at work, each of them *command*; *figures* hears what they say about themselves.
 
-    def __init__(self, command: Sequence[str], processes: int) -> None:
+    In a *burst* they end when nothing is left to do.
+    """
+
+    def __init__(
+        self, command: Sequence[str], processes: int, figures: OfProcesses | None = None, *, burst: bool = False
+    ) -> None:
         self._command = command
         self._processes = processes
+        self._burst = burst
+        self._figures = OfProcesses() if figures is None else figures
         self._alive: set[Process] = set()
         self._code = STOPPED
         self._resting = asyncio.Event()  #: no child is started any more
@@ -61,7 +68,9 @@ class Parent:
             loop.add_signal_handler(heeded, self._on_signal, heeded)
         first = await self._start(1, introduce=True)
         if first is not None:
-            await _first_of(first.ready, first.ended)
+            await first_of(first.ready, first.ended)
+        if self._burst:
+            self._own(self._end_when_empty(), self._tasks)
         async with asyncio.TaskGroup() as places:
             places.create_task(self._keep(1, first))
             if not self._given_up(first):
@@ -85,7 +94,7 @@ class Parent:
             if process is None:
                 process = await self._start(number)
             if process is not None:
-                await _first_of(process.ended, process.outgrown, self._resting)
+                await first_of(process.ended, process.outgrown, self._resting)
                 if self._resting.is_set() or self._given_up(process):
                     return
                 if not process.ended.is_set():
@@ -95,7 +104,7 @@ class Parent:
             if process is not None:
                 log.warning("%s; another one starts in %.1f s", _death(process), pause)
                 process = None
-            await _first_of(self._resting, timeout=pause)
+            await first_of(self._resting, timeout=pause)
 
     async def _replace(self, old: Process, backoff: Backoff) -> Process | None:
         """Start another one, and end *old* when that one is at work."""
@@ -105,20 +114,20 @@ class Parent:
                 "process %d (pid %d) has had %s; another one starts in %.1f s and takes its place",
                 *(old.number, old.pid, old.why, pause),
             )
-            await _first_of(self._resting, old.ended, timeout=pause)
+            await first_of(self._resting, old.ended, timeout=pause)
             if self._resting.is_set() or old.ended.is_set():
                 break
             new = await self._start(old.number)
             if new is None:
                 continue
-            await _first_of(new.ready, new.ended, self._resting)
+            await first_of(new.ready, new.ended, self._resting)
             if self._resting.is_set():
                 return new
             if not new.ended.is_set():
                 if old.ended.is_set():
                     log.warning("%s", _death(old))
                 else:
-                    _end(old)
+                    old.end()
                 return new
             log.warning("%s before it was ready; process %d (pid %d) goes on", _death(new), old.number, old.pid)
         return old
@@ -127,7 +136,9 @@ class Parent:
         """A new child; None when the system has none to give."""
         try:
             process = await Process.start(
-                number, [*self._command, "--introduce", str(self._processes if introduce else 0), "--parent"]
+                number,
+                [*self._command, "--introduce", str(self._processes if introduce else 0), "--parent"],
+                self._figures.report,
             )
         except OSError as exc:
             log.error("process %d cannot be started: %s", number, exc)  # noqa: TRY400 - a traceback would not help
@@ -135,7 +146,7 @@ class Parent:
         self._alive.add(process)
         self._own(self._watch(process), self._tasks)
         if self._ending.is_set():
-            _end(process)
+            process.end()
         elif self._resting.is_set():
             process.tell(STOP)
         return process
@@ -143,6 +154,7 @@ class Parent:
     async def _watch(self, process: Process) -> None:
         await process.wait()
         self._alive.discard(process)
+        self._figures.gone(process.pid)
         began = process.ready.is_set() or (process.code or 0) < 0  # else it ended by itself before its first task
         if began and process.hello is not None and process.code != STOPPED:
             self._own(rescue(process.hello), self._rescues)
@@ -162,10 +174,22 @@ class Parent:
 
     # ── all of them ──
 
+    async def _end_when_empty(self) -> None:
+        await until_empty(self._ask)
+        if not self._resting.is_set():
+            self._end()
+
+    async def _ask(self) -> dict[int, Left | None]:
+        """What each that is at work has left to do; those that are being started hold nothing yet."""
+        asked = [process for process in self._alive if process.ready.is_set()]
+        left = await asyncio.gather(*(process.look() for process in asked))
+        return dict(zip((process.pid for process in asked), left, strict=True))
+
     def _on_signal(self, number: signal.Signals) -> None:
         name = number.name
         if number == signal.SIGTSTP:
             log.info("%s received: no process takes tasks any more", name)
+            self._figures.stop()
             self._resting.set()
             for process in self._alive:
                 process.tell(STOP)
@@ -175,14 +199,14 @@ class Parent:
         else:
             log.warning("%s received again: cancelling what runs", name)
             for process in self._alive:
-                process.tell(HURRY)
-                asyncio.get_running_loop().call_later(KILL_AFTER, process.kill)
+                process.hurry()
 
     def _end(self) -> None:
+        self._figures.stop()
         self._resting.set()
         self._ending.set()
         for process in self._alive:
-            _end(process)
+            process.end()
 
     def _own(self, work: Coroutine[None, None, None], where: set[asyncio.Task[None]]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -190,20 +214,5 @@ class Parent:
         task.add_done_callback(where.discard)
 
 
-def _end(process: Process) -> None:
-    process.end()
-    asyncio.get_running_loop().call_later(process.limit, process.kill)
-
-
 def _death(process: Process) -> str:
     return f"process {process.number} (pid {process.pid}) {process.end_shown} after {process.lived:.1f} s"
-
-
-async def _first_of(*events: asyncio.Event, timeout: float | None = None) -> None:
-    """Wait until one of them is set."""
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 AGAIN = (0.0, 0.5, 2.0)  #: seconds from look to look: what the dead child had sent may be read only after the first
 PAUSE = 0.5  #: seconds between two tries to reach Redis
+LIMIT = 5.0  #: seconds that rescues may hold up the end of a command
 PATIENCE = 30.0  #: seconds after which a rescue is left to other servers; its leases have ended by then
 
 

@@ -1,4 +1,4 @@
-"""``MODULE:NAME``: from what was typed to the ServeMux or Server that is meant, or to words that help."""
+"""``MODULE:NAME``: from what was typed to what is meant, a ServeMux or a Scheduler, say; or to words that help."""
 
 from __future__ import annotations
 
@@ -12,60 +12,103 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path, PurePath
 from types import FunctionType, ModuleType
-from typing import NoReturn
+from typing import NamedTuple, NoReturn, cast
 
+import anyio
 import typer
 
 from aioasynq.cli.exits import WRONG_USE, refuse
 from aioasynq.mux import ServeMux
+from aioasynq.scheduler import PeriodicTaskManager, Scheduler
 from aioasynq.server import Server
 
 SHOWN = 5  #: names that a hint lists
+#: Where frames are that lead to the user's own.
+_BEFORE = (
+    f"{Path(__file__).parents[1]}{os.sep}",
+    *(f"{Path(module.__file__).parent}{os.sep}" for module in (anyio, importlib) if module.__file__ is not None),
+    "<frozen importlib",
+)
 DEEP = 2  #: levels of folders below and above this one that are searched for a module
-_NEEDED = "a ServeMux, a Server, or a function that makes one, is needed"
+
+
+class Wanted(NamedTuple):
+    """What a command runs."""
+
+    kinds: tuple[type, ...]
+    command: str
+    usual: str  #: name of one
+
+    @property
+    def needed(self) -> str:
+        """In words."""
+        return f"{', '.join(f'a {kind.__name__}' for kind in self.kinds)}, or a function that makes one, is needed"
+
+
+HANDLERS = Wanted((ServeMux, Server), "worker", "mux")
+SCHEDULERS = Wanted((Scheduler, PeriodicTaskManager), "scheduler", "scheduler")
 
 
 def load(target: str) -> ServeMux | Server:
+    """The handlers that *target* names."""
+    found = cast("ServeMux | Server", _load(target, HANDLERS))
+    mux = found.mux if isinstance(found, Server) else found
+    if not mux.patterns:
+        name = split(target)[1]
+        refuse(f"{target} has no handler; register one with @{name}.task(...) or .handler(...)")
+    return found
+
+
+def load_scheduler(target: str) -> Scheduler | PeriodicTaskManager:
+    """What enqueues periodic tasks, as *target* names it."""
+    found = cast("Scheduler | PeriodicTaskManager", _load(target, SCHEDULERS))
+    if isinstance(found, Scheduler) and not found._entries:  # noqa: SLF001 - nobody else asks
+        name = split(target)[1]
+        refuse(f"{target} has no entry; register one with {name}.register(spec, task), where the module is imported")
+    return found
+
+
+def _load(target: str, wanted: Wanted) -> object:
     """Import what *target* names: from the working directory first; the name may have dots, or be a factory's."""
-    module_name, name = split(target)
+    module_name, name = split(target, wanted)
     module = _import(module_name, name, target)
     found: object = module
     for part in name.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
-            refuse(f"module {module_name!r} has no {name!r}; {_what_it_has(module, name)}")
+            refuse(f"module {module_name!r} has no {name!r}; {_what_it_has(module, wanted, name)}")
     if isinstance(found, FunctionType):
-        found = _make(found, target, module)
-    if not isinstance(found, ServeMux | Server):
-        refuse(f"{target!r} is of type {type(found).__name__}; {_NEEDED}: {_what_it_has(module)}")
-    mux = found.mux if isinstance(found, Server) else found
-    if not mux.patterns:
-        refuse(f"{target} has no handler; register one with @{name.removesuffix('()')}.task(...) or .handler(...)")
+        found = _make(found, target, module, wanted)
+    for other in (HANDLERS, SCHEDULERS):
+        if other is not wanted and isinstance(found, other.kinds):
+            refuse(f"{target!r} is a {type(found).__name__}, which aioasynq {other.command} {target} runs")
+    if not isinstance(found, wanted.kinds):
+        refuse(f"{target!r} is of type {type(found).__name__}; {wanted.needed}: {_what_it_has(module, wanted)}")
     return found
 
 
-def split(target: str) -> tuple[str, str]:
+def split(target: str, wanted: Wanted = HANDLERS) -> tuple[str, str]:
     """The module and the name in it."""
     head, colon, name = target.partition(":")
     name = name.removesuffix("()")
     if head.endswith(".py") or "/" in head or "\\" in head:
-        refuse(_not_a_path(target, head, name))
+        refuse(_not_a_path(target, head, name or wanted.usual, is_named=bool(name)))
     if not (colon and head and name) or head.startswith(".") or ":" in name:
         front, _, last = head.rpartition(".")
-        meant = f"{front}:{last} or {head}:mux" if front else f"{head}:mux"
-        refuse(f"{target!r} is no MODULE:NAME, as in {'myapp.tasks:mux' if colon or not head else meant}")
+        meant = f"{front}:{last} or {head}:{wanted.usual}" if front else f"{head}:{wanted.usual}"
+        refuse(f"{target!r} is no MODULE:NAME, as in {f'myapp.tasks:{wanted.usual}' if colon or not head else meant}")
     return head, name
 
 
-def _not_a_path(target: str, head: str, name: str) -> str:
+def _not_a_path(target: str, head: str, name: str, *, is_named: bool) -> str:
     path = PurePath(head.replace("\\", "/"))
-    if not name and path.suffix != ".py":
+    if not is_named and path.suffix != ".py":
         path, name = path.parent, path.name
     module = path.with_suffix("") if path.suffix == ".py" else path
     if path.is_absolute() or ".." in path.parts:
-        return f"{target!r} is a path; go to {path.parent} and write {module.name}:{name or 'mux'}"
-    return f"{target!r} is a path; write {'.'.join(module.parts)}:{name or 'mux'}"
+        return f"{target!r} is a path; go to {path.parent} and write {module.name}:{name}"
+    return f"{target!r} is a path; write {'.'.join(module.parts)}:{name}"
 
 
 # ── importing ──
@@ -79,24 +122,21 @@ def _import(module_name: str, name: str, target: str) -> ModuleType:
         # Only what was asked for: that some other module is missing is shown with the place that imports it.
         if exc.name is not None and f"{module_name}.".startswith(f"{exc.name}."):
             refuse(_not_found(exc.name, module_name, name, target))
-        _fail(f"module {module_name!r} cannot be imported", exc, _folder_hint(exc.name, module_name, name))
+        fail(f"module {module_name!r} cannot be imported", exc, _folder_hint(exc.name, module_name, name))
     except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever the user's module raises
-        _fail(f"module {module_name!r} cannot be imported", exc)
+        fail(f"module {module_name!r} cannot be imported", exc)
 
 
-def _fail(what: str, exc: BaseException, hint: str = "") -> NoReturn:
+def fail(what: str, exc: BaseException, hint: str = "", code: int = WRONG_USE) -> NoReturn:
     """Show the user's own frames, and end."""
-    ours = {__file__, importlib.__file__}
     frames = exc.__traceback__
-    while frames is not None and (
-        frames.tb_frame.f_code.co_filename in ours or frames.tb_frame.f_code.co_filename.startswith("<frozen importlib")
-    ):
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_BEFORE):
         frames = frames.tb_next
     typer.echo(f"aioasynq: {what}:", err=True)
     traceback.print_exception(exc.with_traceback(frames))
     if hint:
         refuse(hint)
-    raise typer.Exit(WRONG_USE) from None
+    raise typer.Exit(code) from None
 
 
 def _not_found(missing: str, module_name: str, name: str, target: str) -> str:
@@ -153,7 +193,7 @@ def _folder_hint(missing: str | None, module_name: str, name: str) -> str:
 # ── what was found ──
 
 
-def _what_it_has(module: ModuleType, name: str = "") -> str:
+def _what_it_has(module: ModuleType, wanted: Wanted, name: str = "") -> str:
     """The names in a module that would do."""
     first, _, rest = name.partition(".")
     if rest and hasattr(module, "__path__") and importlib.util.find_spec(f"{module.__name__}.{first}"):
@@ -161,26 +201,27 @@ def _what_it_has(module: ModuleType, name: str = "") -> str:
     fits = [
         f"{key} ({type(value).__name__})"
         for key, value in vars(module).items()
-        if isinstance(value, ServeMux | Server) and not key.startswith("_")
+        if isinstance(value, wanted.kinds) and not key.startswith("_")
     ]
     if not fits:
-        return "there is no ServeMux and no Server in it"
+        return f"there is {' and '.join(f'no {kind.__name__}' for kind in wanted.kinds)} in it"
     more = f" and {len(fits) - SHOWN} more" if len(fits) > SHOWN else ""
     return f"it has {', '.join(fits[:SHOWN])}{more}"
 
 
-def _make(factory: Callable[..., object], target: str, module: ModuleType) -> object:
+def _make(factory: Callable[..., object], target: str, module: ModuleType, wanted: Wanted) -> object:
     """What a factory returns."""
     if inspect.iscoroutinefunction(factory) or inspect.isasyncgenfunction(factory):
-        refuse(f"{target!r} is an async function; {_NEEDED}: {_what_it_has(module)}")
+        refuse(f"{target!r} is an async function; {wanted.needed}: {_what_it_has(module, wanted)}")
     try:
         inspect.signature(factory).bind()
     except TypeError:
-        refuse(f"{target!r} is a function that needs arguments; {_NEEDED}: {_what_it_has(module)}")
+        refuse(f"{target!r} is a function that needs arguments; {wanted.needed}: {_what_it_has(module, wanted)}")
     try:
         made = factory()
     except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever the user's function raises
-        _fail(f"{target!r}, called to make a ServeMux, failed", exc)
-    if not isinstance(made, ServeMux | Server):
-        refuse(f"{target!r} is a function that returned {type(made).__name__}, not a ServeMux or a Server")
+        fail(f"{target!r}, called to make a {wanted.kinds[0].__name__}, failed", exc)
+    if not isinstance(made, (*HANDLERS.kinds, *SCHEDULERS.kinds)):
+        kinds = " or ".join(f"a {kind.__name__}" for kind in wanted.kinds)
+        refuse(f"{target!r} is a function that returned {type(made).__name__}, not {kinds}")
     return made
