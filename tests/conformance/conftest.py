@@ -38,6 +38,12 @@ def go_programs() -> Path:
 
 
 @pytest.fixture(scope="session")
+def go_2020_program() -> Path:
+    """The folder of asynq v0.1.0, built."""
+    return _built("go_2020")
+
+
+@pytest.fixture(scope="session")
 def asynqmon_program() -> Path:
     """The folder of asynqmon, built."""
     return _built("asynqmon")

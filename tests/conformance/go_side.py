@@ -330,6 +330,18 @@ class GoInspector(GoProgram):
         return infos
 
 
+class GoMetrics(GoProgram):
+    """The collector of asynq's x/metrics."""
+
+    def __init__(self, redis_url: str) -> None:
+        super().__init__("metrics", "--redis", redis_url)
+
+    async def scrape(self) -> str:
+        """What Prometheus would read."""
+        text: str = await self.ask({})
+        return text
+
+
 class GoPlayer(GoProgram):
     """asynq's own Redis operations, on a clock that can be set."""
 

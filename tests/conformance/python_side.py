@@ -239,7 +239,7 @@ class _Witness(RDB):
 
 def as_go(info: TaskInfo) -> Json:
     """*info* as the Go programs write a TaskInfo. What Go has as nil or as nothing is empty."""
-    go: Json = {name: getattr(info, name) for name in TaskInfo.__dataclass_fields__}
+    go: Json = {name: getattr(info, name) for name in TaskInfo.__struct_fields__ if name != "progress"}  # ours alone
     for name in _MOMENTS:
         if isinstance(moment := go[name], datetime):
             go[name] = moment.timestamp()

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from aioasynq import RDB, DuplicateTaskError, TaskError, TaskIDConflictError, keys
 from aioasynq.message import ServerInfo, TaskMessage, WorkerInfo
 from aioasynq.proto.codec import decode_server, decode_task, decode_worker
-from aioasynq.rdb.lifecycle import Completed, Failed, Killed, Leased, Scheduled, ScheduledUnique, Unique
+from aioasynq.rdb.lifecycle import Completed, Failed, Killed, Leased
+from aioasynq.rdb.storing import Scheduled, ScheduledUnique, Unique
 from tests.conformance.go_side import GoError, GoPlayer
 
 Step = dict[str, Any]

@@ -9,6 +9,7 @@ from tests.conformance.go_side import GoClient, GoInspector, GoServer
 from tests.conformance.python_side import PythonClient, PythonServer
 
 
+@pytest.mark.rows(128)
 async def test_go_cancels_a_task_that_python_runs(
     go_client: GoClient, python_client: PythonClient, go_inspector: GoInspector, redis_url, queue
 ):
@@ -39,6 +40,7 @@ async def test_python_cancels_a_task_that_go_runs(
     assert (info["state"], info["retried"], info["last_err"]) == ("retry", 1, "context canceled")
 
 
+@pytest.mark.rows(128)
 @pytest.mark.parametrize("stranger", ["", "nobody", "ö" * 1000])
 async def test_a_cancelation_of_nothing_does_no_harm(
     go_programs, python_client: PythonClient, go_inspector: GoInspector, redis_url, queue, stranger

@@ -13,6 +13,7 @@ from tests.conformance.python_side import PythonClient, PythonProcess, PythonSer
 LONG_AGO = 31  # seconds: asynq waits until a lease has been over for 30
 
 
+@pytest.mark.rows(125)
 @pytest.mark.parametrize(
     ("max_retry", "as_", "seen"),
     [(5, "completed", ("completed", 1)), (0, "archived", ("archived", 0))],

@@ -11,7 +11,8 @@ import sys
 import threading
 
 from aioasynq.cli.main import main
-from tests.faults.worker import SPEC, end_with_parent
+from tests.faults.in_child import SPEC
+from tests.faults.worker import end_with_parent
 
 if __name__ == "__main__":
     text, *words = sys.argv[1:]

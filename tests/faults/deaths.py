@@ -6,11 +6,13 @@
 | F1 alone | SIGKILL of one of two workers, which nobody replaces | the other one |
 | F1b | SIGSTOP until its tasks run elsewhere, then SIGCONT | the other one |
 | F1p | SIGKILL of a child of `aioasynq worker --processes 3`, five times | the parent, at once |
+| F1c | SIGKILL of a child process in which a handler runs, twenty times | its server, as after a failure |
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Sequence
 
@@ -20,6 +22,7 @@ from tests.faults.load import Load
 from tests.faults.processes import CommandLine
 
 KILLS = 5
+CHILD_KILLS = 20
 _LATEST = 20.0  # seconds after the end of a lease; 8 where the machine has nothing else to do
 
 
@@ -53,6 +56,24 @@ async def kill_children(system: System) -> None:
         system.kill_child(parent, started.pid)
         system.struck += 1
         await parent.until_logged(" started: redis://", system.row.processes + n + 1)
+
+
+async def kill_processes(system: System) -> None:
+    """SIGKILL a child process that has just begun a task, or has none, at random moments."""
+    killed: set[int] = set()
+    for _ in range(CHILD_KILLS):
+        await asyncio.sleep(system.random.uniform(0.0, 2 * system.row.load.span / CHILD_KILLS))
+
+        def others(events: Sequence[Event]) -> list[int]:
+            ran = {event.pid: None for event in events if event.name == "start" and event.task_id.startswith("child-")}
+            return [pid for pid in ran if pid not in killed]
+
+        await system.until(lambda events: bool(others(events)))
+        pid = system.random.choice(others(system.ledger.read()))
+        killed.add(pid)
+        system.ledger.write("-", "kill", pid)
+        os.kill(pid, signal.SIGKILL)
+        system.struck += 1
 
 
 async def _next_start(system: System) -> Event:
@@ -118,6 +139,16 @@ ROWS = (
         lease=60.0,
         limit=90.0,
         beyond_lease=-40.0,  # well before its end: only the parent can have brought them back
+        slow="processes have to start",
+    ),
+    Fault(
+        name="F1c",
+        text="SIGKILL of a child process in which a handler runs, twenty times",
+        strike=kill_processes,
+        load=Load(span=8.0, share=2.5, mix={"child": 80, "quick": 20}),
+        options={"max_processes": 2},
+        proxied=False,
+        limit=60.0,
         slow="processes have to start",
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.faults import (
     clocks,
     deaths,
+    failovers,
     fleets,
     handlers,
     links,
@@ -17,7 +18,20 @@ from tests.faults import (
 )
 from tests.faults.harness import Fault
 
-_FAMILIES = (deaths, shutdowns, outages, links, lost_replies, refusals, poison, handlers, clocks, sizes, fleets)
+_FAMILIES = (
+    deaths,
+    shutdowns,
+    outages,
+    links,
+    lost_replies,
+    refusals,
+    poison,
+    handlers,
+    clocks,
+    sizes,
+    fleets,
+    failovers,
+)
 
 FAULTS: dict[str, Fault] = {}
 

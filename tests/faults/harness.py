@@ -23,12 +23,15 @@ from redis.asyncio import Redis
 from aioasynq import Client, keys
 from aioasynq.devserver import DevServer
 from aioasynq.rdb import script as rdb_script
+from aioasynq.rdb.connection import open_link
 from aioasynq.rdb.script import Script
-from tests.faults.ledger import Event, Ledger, Remains, evaluate
+from tests.faults.ledger import Event, Ledger, Remains, evaluate, missed
 from tests.faults.load import Load, send
 from tests.faults.processes import CommandLine, GoWorker, Worker, python_worker
 from tests.faults.report import Report
+from tests.support.cluster import Cluster
 from tests.support.proxy import ThreadedProxy
+from tests.support.sentinel import Sentinels
 
 QUEUE = "default"
 
@@ -36,6 +39,8 @@ _REST = 60.0  # seconds, and some leases, after which what has not come to rest 
 _LOOK = 0.05  # seconds between two looks whether it has
 _DISOWNED = "is not ours any more"  # logged when an outcome is refused
 _STOOD_STILL = "the event loop has stood still"  # logged by whoever was frozen, and rightly
+#: A master that is silent for two seconds is replaced, however long it had been silent to its replica.
+_CLUSTER = {"cluster-node-timeout": "2000", "cluster-replica-validity-factor": "0"}
 _RESCUED = "task lease expired"  # logged when a task is recovered
 
 Kind = Literal["python", "command", "go"]
@@ -77,6 +82,9 @@ class Fault:
     expected: Sequence[str] = ()  #: parts of log lines that are errors, and belong to the fault
     rescues: bool = False  #: leases may end although no worker was disturbed
     limit: float = 30.0  #: seconds the fault may take
+    site: Literal["server", "sentinel", "cluster"] = "server"  #: what the tasks are on
+    client: Mapping[str, Any] = field(default_factory=dict[str, Any])  #: options of the client that sends
+    may_miss: bool = False  #: what a master acknowledged just before its death may be missing; how much is noted
     exit: float = 15.0  #: seconds a worker may take to end after SIGTERM
     beyond_lease: float | None = None  #: seconds beyond a lease until what a killed worker held runs again, at most
     slow: str = ""  #: why it is left out of `make test`
@@ -100,6 +108,9 @@ class System:
         self.ledger = Ledger(self.ledger_path)
         config = {"appendfsync": "always"} if row.durable else {}
         self.server = DevServer(settings.binary, appendonly=row.durable, config=config)
+        self.sentinels = Sentinels(settings.binary, down_after=2.0)
+        self.cluster = Cluster(settings.binary, replicas=1, config=_CLUSTER)
+        self.doubtful: list[tuple[float, float]] = []  #: when a master acknowledged what its replica may not have
         self.tasks = max(1, round(settings.tasks * row.load.share))
         self.client: Client  #: the one that sends the load
         self.closing = ExitStack()
@@ -122,16 +133,28 @@ class System:
     @property
     def url(self) -> str:
         """Where workers and clients find Redis."""
-        return self._proxy.url if self._proxy is not None else self.server.url
+        return self._proxy.url if self._proxy is not None else self.site.url
+
+    @property
+    def site(self) -> DevServer | Sentinels | Cluster:
+        """What the tasks are on."""
+        if self.row.site == "server":
+            return self.server
+        return self.sentinels if self.row.site == "sentinel" else self.cluster
+
+    def redis(self) -> Any:
+        """A client of it, to look at what is there."""
+        return open_link(self.site.url).client
 
     async def start(self) -> None:
         """Start all but the load."""
         self.closing.callback(self.ledger.close)
-        self.closing.enter_context(self.server)
-        async with Redis.from_url(self.server.url) as redis:
-            # A script that is not known is refused and sent again: a lost refusal would prove nothing.
-            for path in sorted(Path(rdb_script.__file__).parent.glob("lua/[!_]*.lua")):
-                await redis.script_load(Script(path.stem).text)
+        await asyncio.to_thread(self.closing.enter_context, self.site)
+        if self.row.site == "server":
+            async with Redis.from_url(self.server.url) as redis:
+                # A script that is not known is refused and sent again: a lost refusal would prove nothing.
+                for path in sorted(Path(rdb_script.__file__).parent.glob("lua/[!_]*.lua")):
+                    await redis.script_load(Script(path.stem).text)
         if self.row.proxied:
             self._proxy = self.closing.enter_context(ThreadedProxy(self.server.url))
         for n, kind in enumerate(self.row.workers):
@@ -208,7 +231,7 @@ class System:
             self.problems.append(f"a worker ended with {code} after SIGTERM")
         if took > within:
             self.problems.append(f"a worker took {took:.1f} s to end; {within:g} s are allowed")
-        async with Redis.from_url(self.server.url) as redis:
+        async with self.redis() as redis:
             for task_id in await _ids(redis, keys.active(QUEUE)):
                 owner: Any = await redis.hget(keys.task(QUEUE, task_id), "owner")
                 if owner and f":{worker.pid}:".encode() in owner:
@@ -357,7 +380,7 @@ async def _run(system: System) -> Report:
     row = system.row
     await system.start()
     over = asyncio.Event()
-    async with Redis.from_url(system.server.url) as redis, Client(system.url) as client:
+    async with system.redis() as redis, Client(system.url, **row.client) as client:
         system.client = client
         load = asyncio.create_task(send(system, client, over))
         try:
@@ -374,7 +397,14 @@ async def _run(system: System) -> Report:
         if row.finish is not None:
             await row.finish(system, redis)
         await system.end_workers()
-        verdict = evaluate(system.ledger.read(), await inspect(redis), concurrency=2 * system.settings.concurrency)
+        events = system.ledger.read()
+        verdict = evaluate(events, await inspect(redis), concurrency=2 * system.settings.concurrency)
+    if system.doubtful:
+        missing = missed(verdict, events, system.doubtful)
+        system.notes.append(f"{len(missing)} acknowledged and missing")
+        if row.may_miss:
+            for task_id in missing:
+                del verdict.lost[task_id]
     if row.beyond_lease is not None and verdict.rerun_after > (limit := system.lease + row.beyond_lease):
         system.problems.append(f"tasks ran again after {verdict.rerun_after:.1f} s; {limit:g} s are allowed")
     return Report(

@@ -35,6 +35,7 @@ KINDS = {
     "empty": 0,  # it has no message
     "block": 0,  # blocks the event loop
     "gil": 0,  # holds the interpreter's lock
+    "child": 0,  # runs in a child process of its worker
 }
 GROUPED = {"group", "groupone"}
 ARCHIVED = {"bad", "raises", "odd", "nobody", "junk", "empty"}  #: kinds that end in the archive
@@ -152,7 +153,7 @@ def evaluate(
         caught = [kill for kill in kills if _caught(history, kill, window, at["light"].get(kill.pid, math.inf))]
         starts_again = [_next_start(history, kill) for kill in caught]
         for kill, again in zip(caught, starts_again, strict=True):
-            if again is not None and _ran_again(history, kill):
+            if again is not None and _ran_again(history, kill, again):
                 again_by_kill[kill.pid] += 1
                 verdict.rerun_after = max(verdict.rerun_after, again.at - kill.at)
                 verdict.reruns += 1
@@ -169,6 +170,14 @@ def evaluate(
             verdict.dup[f"process {pid}"] = f"its death made {tasks} tasks run again, at concurrency {concurrency}"
     _look_for_stuck(remains, verdict)
     return verdict
+
+
+def missed(verdict: Verdict, events: Iterable[Event], doubtful: Iterable[tuple[float, float]]) -> set[str]:
+    """Ids of those that are lost and were acknowledged at a doubtful time, of which each is a pair of moments."""
+    acked = {event.task_id: event.at for event in events if event.name == "ack"}
+    return {
+        task_id for task_id in verdict.lost if any(begin <= acked.get(task_id, 0.0) <= end for begin, end in doubtful)
+    }
 
 
 def _kind(task_id: str) -> str:
@@ -231,11 +240,10 @@ def _in_the_dark(history: Sequence[Event], dark: Event, window: float, light: fl
     return bool(own) and (own[-1].name == "start" or own[-1].at >= dark.at - window)
 
 
-def _ran_again(history: Iterable[Event], kill: Event) -> bool:
-    """Was the next start due to the kill? Not if the task had failed on purpose and was to be tried again anyway."""
-    own = [
-        e.name for e in history if e.pid == kill.pid and e.name in _RUNS and (kill.name == "kill" or e.at <= kill.at)
-    ]
+def _ran_again(history: Iterable[Event], kill: Event, again: Event) -> bool:
+    """Was the start *again* due to the kill? Not if the task had failed on purpose and was to be tried again anyway."""
+    until = {"kill": math.inf, "dark": again.at}.get(kill.name, kill.at)
+    own = [e.name for e in history if e.pid == kill.pid and e.name in _RUNS and e.at <= until]
     return not own or own[-1] != "fail"
 
 

@@ -18,9 +18,10 @@ import time
 from typing import Any
 
 from aioasynq import ServeMux, Server, SkipRetry, Task
+from tests.faults import in_child
+from tests.faults.in_child import SPEC
 from tests.faults.ledger import KINDS, Ledger
 
-SPEC = "AIOASYNQ_FAULTS_SPEC"  #: the variable in which the command's processes find theirs
 RETRY_DELAY = 0.1  #: seconds
 
 #: Types that Go's programs know as well; the kind of such a task is in its id alone.
@@ -48,7 +49,9 @@ def make_mux(ledger: Ledger) -> ServeMux:
         return object() if kind == "odd" else "done"
 
     for kind in (*KINDS, *_OF_GO):
-        if kind != "nobody":
+        if kind == "child":
+            mux.add(kind, in_child.handle, executor="process")
+        elif kind != "nobody":
             mux.add(kind, handle)
     return mux
 

@@ -8,16 +8,17 @@ import io
 import logging
 import random
 import sys
-from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from google.protobuf.message import DecodeError
 from hypothesis import assume, given, strategies as st
+from msgspec.structs import fields
 
 from aioasynq import keys
 from aioasynq.cli.main import main
 from aioasynq.compose import compose
+from aioasynq.cronspec import parse
 from aioasynq.errors import MessageDecodeError
 from aioasynq.message import SchedulerEnqueueEvent, SchedulerEntry, ServerInfo, TaskMessage, WorkerInfo
 from aioasynq.options import Options
@@ -174,10 +175,12 @@ URLS = st.one_of(
     st.lists(PIECES | st.text(max_size=3), max_size=14).map("".join),
     st.builds(
         "{0}://{1}{2}{3}{4}".format,
-        st.sampled_from(["redis", "rediss", "unix", "redis-cluster", "REDIS"]),
+        st.sampled_from(
+            ["redis", "rediss", "unix", "redis-cluster", "rediss-cluster", "redis-sentinel", "redis-socket", "REDIS"]
+        ),
         st.sampled_from(["", "user:pw@", ":pw@", "user@", "@", "::@"]),
         st.sampled_from(["", "host", "host:1", "[::1]:1", "a:1,b:2", "h:99999", "h:x", "/a/b"]),
-        st.sampled_from(["", "/", "/0", "/1/", "/x", "/0/0", "/-1", "/99999999999999999999"]),
+        st.sampled_from(["", "/", "/0", "/1/", "/x", "/0/0", "/-1", "/99999999999999999999", "/s/1", "?master=s"]),
         st.lists(PIECES, max_size=4).map("".join),
     ),
 )
@@ -201,7 +204,7 @@ def any_url_is_opened_or_refused(url: str) -> None:
 
 
 @given(
-    scheme=st.sampled_from(["redis", "rediss", "unix", "redis-cluster", "http", "REDIS", "redis+x"]),
+    scheme=st.sampled_from(["redis", "rediss", "unix", "redis-cluster", "redis-sentinel", "http", "REDIS", "redis+x"]),
     front=st.text(st.characters(exclude_characters="@"), max_size=5),
     back=st.text(max_size=5),
     host=st.sampled_from(["host:1", "host:port", "[::1]:1", "a:1,b:2", "", "/a/b", "h:1/x", "h:1/0?db=x", "h:1#x"]),
@@ -351,6 +354,28 @@ def any_words_end_with_a_text_or_help(words: list[str]) -> None:
     assert "Traceback" not in said.getvalue()
 
 
+SPEC_PIECES = st.sampled_from(
+    ["*", "?", "/", "-", ",", " ", "\t", "\xa0", "0", "5", "59", "60", "31", "jan", "MON", "@every ", "@daily", "1h"]
+) | st.sampled_from(["1.5s", "TZ=", "CRON_TZ=", "UTC", "Europe/Berlin", "Local", "../", "\udcff", "\0", "+", "_", "L"])
+SPECS = (
+    st.text()
+    | st.lists(SPEC_PIECES, max_size=16).map("".join)
+    | st.lists(st.lists(SPEC_PIECES, min_size=1, max_size=3).map("".join), min_size=5, max_size=6).map(" ".join)
+)
+
+
+@given(spec=SPECS, after=st.integers(0, 4 * 10**9), seconds=st.booleans())
+def any_spec_is_refused_or_comes_later(spec: str, after: int, seconds: bool) -> None:
+    """Refused with a ValueError that names the argument."""
+    try:
+        schedule = parse(spec, seconds=seconds)
+    except ValueError as exc:
+        assert "spec" in str(exc)  # noqa: PT017 - each is refused in words of its own
+        return
+    moment = schedule.next(after)
+    assert moment is None or moment > after
+
+
 TARGETS = (
     any_bytes_are_a_record_or_no_message,
     what_is_encoded_is_decoded,
@@ -362,4 +387,5 @@ TARGETS = (
     any_config_is_refused_or_sound,
     any_weights_are_refused_or_drawn_from,
     any_words_end_with_a_text_or_help,
+    any_spec_is_refused_or_comes_later,
 )

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from msgspec import structs
+
 from aioasynq import keys
 from aioasynq.message import TaskMessage
 from aioasynq.proto.codec import encode_task
@@ -20,6 +22,7 @@ from aioasynq.rdb.lifecycle import Completed, Failed, Killed, Leased
 from tests.support.state import State
 
 RECEIPT_LIFE = 60.0  # seconds
+STORING_LIFE = 120.0  # of a caller that stores tasks, from its first call, or the last that was refused a task
 STORED, TAKEN, LOCKED = 1, 0, -1  #: answers for one task that was to be stored
 
 
@@ -37,6 +40,7 @@ class Remembered(NamedTuple):
     number: int
     answer: Any
     end: float
+    counts: bool = False  #: only the number is kept, so that the next one is counted
 
 
 class Taken(NamedTuple):
@@ -123,9 +127,19 @@ class Model:
         grouped: bool = False,
     ) -> list[int]:
         queue = msgs[0].queue
-        return self.once(  # type: ignore[no-any-return]
+        before = self.receipts.get((queue, receipt.caller))
+        answers: list[int] = self.once(
             queue, receipt, lambda: ([self._store(queue, msg, put, ttl, grouped) for msg in msgs], True)
         )
+        kept = self.receipts[queue, receipt.caller]
+        if kept is before and not kept.counts:  # answers are kept, and were given again
+            self.receipts[queue, receipt.caller] = kept._replace(end=self.now + STORING_LIFE)
+        elif kept is not before:
+            counts_on = before is not None and before.counts and before.number == receipt.number - 1
+            counts = answers == [STORED] * len(msgs)
+            end = before.end if before is not None and counts_on and counts else self.now + STORING_LIFE
+            self.receipts[queue, receipt.caller] = kept._replace(end=end, counts=counts)
+        return answers
 
     def _store(
         self, queue: str, msg: TaskMessage, put: Callable[[State, TaskMessage], None], ttl: int, grouped: bool
@@ -248,19 +262,19 @@ class Model:
     def done(self, items: Sequence[Leased], receipt: Receipt) -> list[int]:
         def end(state: State, leased: Leased) -> None:
             del state.tasks[leased.id]
-            self._unlock(leased.lock, leased.id)
+            self.unlock(leased.lock, leased.id)
 
         return self.settle(items, receipt, end, lambda state, ended: self._count(state, len(ended)))
 
     def mark_as_complete(self, items: Sequence[Completed], receipt: Receipt) -> list[int]:
         def end(state: State, item: Completed) -> None:
             assert item.leased.msg is not None
-            msg = replace(item.leased.msg, completed_at=int(self.now))
+            msg = structs.replace(item.leased.msg, completed_at=int(self.now))
             state.completed[msg.id] = math.floor(self.now) + msg.retention
             self._rewrite(state, msg.id, "completed", msg, "recovered")
             if item.result is not None:
                 self.hash_of(state, msg.id)["result"] = item.result.decode()
-            self._unlock(msg.unique_key, msg.id)
+            self.unlock(msg.unique_key, msg.id)
 
         return self.settle(items, receipt, end, lambda state, ended: self._count(state, len(ended)))
 
@@ -275,7 +289,7 @@ class Model:
         def end(state: State, item: Failed) -> None:
             old = item.leased.msg
             assert old is not None
-            msg = replace(
+            msg = structs.replace(
                 old, retried=old.retried + item.is_failure, error_msg=item.error, last_failed_at=int(self.now)
             )
             state.retry[msg.id] = due_score(self.now + item.delay, self.now)
@@ -293,24 +307,19 @@ class Model:
         def end(state: State, item: Killed) -> None:
             task_id, msg = item.leased.id, item.leased.msg
             if msg is not None:
-                msg = replace(msg, error_msg=item.error, last_failed_at=int(self.now))
+                msg = structs.replace(msg, error_msg=item.error, last_failed_at=int(self.now))
             state.archived[task_id] = float(math.floor(self.now))
             self._rewrite(state, task_id, "archived", msg, "recovered")
             content = self.hash_of(state, task_id)
             if msg is None:
                 content["error"] = item.error
-            self._unlock(item.leased.lock or content.get("unique_key", ""), task_id)
+            self.unlock(item.leased.lock or content.get("unique_key", ""), task_id)
 
         def after(state: State, ended: list[Killed]) -> None:
             if not ended:
                 return
             self._count(state, len(ended), len(ended))
-            by_age = in_order(state.archived)
-            old = [task_id for task_id in by_age if state.archived[task_id] <= math.floor(self.now) - max_age]
-            young = by_age[len(old) :]
-            for task_id in old + young[: max(0, len(young) - max_size)]:
-                self._unlock(self.hash_of(state, task_id).get("unique_key", ""), task_id)
-                del state.archived[task_id], state.tasks[task_id]
+            trim(self, state, max_size, max_age)
 
         return self.settle(items, receipt, end, after)
 
@@ -333,7 +342,7 @@ class Model:
         for name in ("owner", *gone):
             content.pop(name, None)
 
-    def _unlock(self, lock: str, task_id: str) -> None:
+    def unlock(self, lock: str, task_id: str) -> None:
         if lock in self.locks and self.locks[lock].holder == task_id:
             del self.locks[lock]
 
@@ -472,6 +481,16 @@ class Model:
             state.group_names.discard(group)
         state.pending.append(task_id)
         self.hash_of(state, task_id).update(state="pending")
+
+
+def trim(model: Model, state: State, max_size: int, max_age: int) -> None:
+    """Let go of what an archive cannot hold."""
+    by_age = in_order(state.archived)
+    old = [task_id for task_id in by_age if state.archived[task_id] <= math.floor(model.now) - max_age]
+    young = by_age[len(old) :]
+    for task_id in old + young[: max(0, len(young) - max_size)]:
+        model.unlock(model.hash_of(state, task_id).get("unique_key", ""), task_id)
+        del state.archived[task_id], state.tasks[task_id]
 
 
 def in_order(scores: dict[str, float]) -> list[str]:

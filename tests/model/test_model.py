@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import pytest
@@ -34,8 +35,11 @@ from aioasynq.errors import BrokerError, DuplicateTaskError, TaskError, TaskNotF
 from aioasynq.message import TaskMessage
 from aioasynq.rdb import lifecycle
 from aioasynq.rdb.base import Receipt, Receipts
-from aioasynq.rdb.lifecycle import Completed, Failed, Killed, Leased, Scheduled, ScheduledUnique, Unique
+from aioasynq.rdb.inspection import place_of
+from aioasynq.rdb.lifecycle import Completed, Failed, Killed, Leased
 from aioasynq.rdb.rdb import RDB
+from aioasynq.rdb.storing import Scheduled, ScheduledUnique, Unique
+from tests.model import changes_model as changes
 from tests.model.queue_model import LOCKED, STORED, TAKEN, Model, StaleError, in_order
 from tests.support.build import NOW
 from tests.support.state import State
@@ -51,6 +55,7 @@ PICKS = st.lists(st.integers(0, 7), min_size=1, max_size=3)
 LEASES = st.sampled_from([0.5, 15.0, 14.75, 30.0])
 STEPS = st.sampled_from([0.125, 0.75, 1.0, 4.875, 10.0, 15.0, 30.0, 60.0, 3600.0, 86400.0])
 WHENS = st.sampled_from(["+0.001", "+0.500", "+9.999", "+10.001", "+59.875", f"{NOW - 5:.3f}", f"{NOW + 0.5:.3f}"])
+NAMES = st.sampled_from(["a", "b", "c", "d", "e", "lease=1", "ü *[{x}]:%s"])
 TTLS = st.sampled_from([60, 61, 3600])
 
 
@@ -58,7 +63,6 @@ TTLS = st.sampled_from([60, 61, 3600])
 def messages(draw: st.DrawFn) -> list[TaskMessage]:
     """Tasks of one queue; ids and payloads are few, so that they get in each other's way."""
     queue = draw(st.sampled_from(QUEUES))
-    names = st.sampled_from(["a", "b", "c", "d", "e", "lease=1", "ü *[{x}]:%s"])
     return [
         TaskMessage(
             type="t",
@@ -69,7 +73,7 @@ def messages(draw: st.DrawFn) -> list[TaskMessage]:
             timeout=30,
             retention=draw(st.sampled_from([0, 10, 3600])),
         )
-        for name in draw(st.lists(names, min_size=1, max_size=4))
+        for name in draw(st.lists(NAMES, min_size=1, max_size=4))
     ]
 
 
@@ -427,6 +431,54 @@ class Machine(RuleBasedStateMachine):
         if ended:
             self.run(self.redis.delete(*ended))
 
+    # ── those who look after tasks ──
+
+    def change(self, real: Awaitable[Any], answers: Sequence[changes.Answer]) -> None:
+        """Compare why tasks were refused."""
+        assert [None if refusal is None else type(refusal) for refusal in self.run(real)] == answers
+
+    @rule(
+        queue=st.sampled_from(QUEUES),
+        verb=st.sampled_from(["run", "archive", "delete"]),
+        ids=st.lists(NAMES, min_size=1, max_size=4, unique=True),
+        place=st.sampled_from([None, None, "pending", "scheduled", "retry", "archived", "completed"]),
+        size=st.sampled_from([1, 2, 10_000]),
+    )
+    def run_archive_delete(self, queue: str, verb: str, ids: list[str], place: str | None, size: int) -> None:
+        where = {"place": place_of(queue, place)[0]} if place else {}
+        limit = {"max_size": size} if verb == "archive" else {}
+        real = getattr(self.rdb, f"{verb}_tasks")(queue, ids, **where, **limit)
+        self.change(real, changes.change(self.model, verb, queue, ids, place, size))
+
+    @rule(queue=st.sampled_from(QUEUES), name=NAMES, when=WHENS)
+    def reschedule(self, queue: str, name: str, when: str) -> None:
+        answer = changes.reschedule(self.model, queue, name, when)
+        self.change(_listed(self.rdb.reschedule_task(queue, name, when)), [answer])
+
+    @rule(queue=st.sampled_from(QUEUES), name=NAMES)
+    def edit(self, queue: str, name: str) -> None:
+        answer = changes.update_payload(self.model, queue, name, b"new")
+        self.change(_listed(self.rdb.update_task_payload(queue, name, b"new")), [answer])
+
+    @rule(way=st.permutations(QUEUES), name=NAMES)
+    def move(self, way: Sequence[str], name: str) -> None:
+        answer = changes.move(self.model, way[0], name, way[1])
+        self.change(_listed(self.rdb.move_task(way[0], name, way[1])), [answer])
+
+    @rule(queue=st.sampled_from(QUEUES), force=st.booleans())
+    def delete_queue(self, queue: str, force: bool) -> None:
+        if not self.model.queue(queue).tasks:
+            return  # is it known? That is not in the model
+        expected = changes.delete_queue(self.model, queue, force=force)
+        with pytest.raises(expected) if expected else nullcontext():
+            self.run(self.rdb.delete_queue(queue, force=force))
+
+    @precondition(lambda self: not self.damaged)
+    @rule(queue=st.sampled_from(QUEUES))
+    def nothing_stands_nowhere(self, queue: str) -> None:
+        assert self.run(self.rdb.sweep(queue, dry=True)) == 0
+        assert self.run(self.rdb.unlisted_groups(queue)) == []
+
     # ── what others do to our queues ──
 
     def _one(self, ids: Callable[[State], Sequence[str]], pick: int) -> tuple[str, str] | None:
@@ -534,6 +586,10 @@ def _assert_locks(state: State) -> None:
         assert holder is not None
         assert holder["msg"].unique_key == lock
         assert holder["state"] not in {"archived", "completed"}
+
+
+async def _listed(answer: Awaitable[TaskError | None]) -> list[TaskError | None]:
+    return [await answer]
 
 
 def _grouped(state: State) -> list[str]:

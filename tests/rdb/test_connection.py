@@ -14,8 +14,9 @@ from aioasynq import Client, Task
 from aioasynq.devserver import free_port
 from aioasynq.errors import BrokerError, BrokerRefusedError
 from aioasynq.rdb import rdb as rdb_module
-from aioasynq.rdb.connection import MAX_CONNECTIONS, open_link
+from aioasynq.rdb.connection import open_link
 from aioasynq.rdb.rdb import RDB, _parse_info, open_rdb
+from aioasynq.rdb.url import MAX_CONNECTIONS
 from tests.support.build import QUEUE, message
 
 ADDRESSES = {
@@ -28,11 +29,12 @@ ADDRESSES = {
     "unix://:secret@/run/redis.sock?db=4": "unix:///run/redis.sock?db=4",
     "redis-cluster://one.test:7000": "redis-cluster://one.test:7000",
     "redis-cluster://user:secret@one.test:7000,two.test:7001,three.test": (
-        "redis-cluster://one.test:7000,two.test:7001,three.test"
+        "redis-cluster://one.test:7000,two.test:7001,three.test:6379"
     ),
 }
 
 
+@pytest.mark.rows(101)
 @pytest.mark.parametrize(("url", "address"), ADDRESSES.items())
 async def test_a_url(url, address):
     link = open_link(url)
@@ -63,8 +65,24 @@ async def test_what_a_url_says_reaches_the_connection():
 
 
 BAD_URLS = {
-    "no scheme": ("localhost:6379", "must be a URL that begins with one of redis://, rediss://, unix://"),
+    "no scheme": (
+        "localhost:6379",
+        r"begins with one of redis://.*; got 'localhost:6379' \(perhaps redis://localhost:6379\)",
+    ),
+    "port 0": ("redis://:secret@localhost:0/0", "there is no port 0"),
+    "several servers": ("redis://:secret@one.test:1,two.test:2", "of several servers the URL is like redis-cluster://"),
+    "an unknown option": ("redis://:secret@localhost?colour=1", "there is no option 'colour' of a connection"),
+    "a socket after two slashes": ("unix://run/redis.sock", "'run' is no part of the path, which begins at the third"),
+    "a socket after redis": ("redis:///run/redis.sock", "of a socket the URL is like unix:///path/to/redis.sock"),
     "an unknown scheme": ("http://:secret@localhost", r"begins with one of .*; got 'http://:\*\*\*@localhost'"),
+    "one slash": ("unix:/u:secret@h/redis.sock", r"begins with one of .*; got '\*\*\*@h/redis.sock'"),
+    "no slash": ("redis::secret@h", r"begins with one of .*; got '\*\*\*@h'"),
+    "a protocol that is none": (
+        "redis://:secret@h?protocol=9",
+        r"got 'redis://:\*\*\*@h\?protocol=9': protocol must be",
+    ),
+    "a password with a question mark": ("redis://u:1?secret@h", r"got 'redis://u:\*\*\*@h': .* a \? %3F"),
+    "the same of a cluster": ("redis-cluster://u:1?secret@h", r"got 'redis-cluster://u:\*\*\*@h': .* a \? %3F"),
     "no socket": ("unix://", "redis must name a socket, as in unix:///path/to/redis.sock, got 'unix://'"),
     "a bad port": ("redis://:secret@localhost:many/0", r"redis://:\*\*\*@localhost:many/0"),
     "a port too large": ("redis://:secret@localhost:99999/0", "redis must be a URL like redis://localhost:6379/0"),
@@ -83,6 +101,7 @@ BAD_URLS = {
 }
 
 
+@pytest.mark.rows(101)
 @pytest.mark.parametrize(("url", "text"), BAD_URLS.values(), ids=BAD_URLS)
 def test_a_bad_url(url, text):
     with pytest.raises(ValueError, match=text) as caught:
@@ -114,6 +133,7 @@ def test_a_client_that_decodes_is_refused(make):
         open_link(make(decode_responses=True))
 
 
+@pytest.mark.rows(100)
 async def test_a_client_that_is_handed_in_is_never_closed(redis_target):
     async with RDB(redis_target) as rdb:
         assert rdb.client is redis_target
@@ -147,6 +167,7 @@ async def test_a_url_of_one_server(redis_url, redis):
             assert [leased.id for leased in (await twin.dequeue(QUEUE, owner="x")).tasks] == ["a"]
 
 
+@pytest.mark.rows(101)
 async def test_a_url_of_a_socket(own_server):
     server = own_server(unix_socket=True)
     async with RDB(server.url) as rdb:
@@ -165,6 +186,7 @@ async def test_a_url_of_a_cluster(cluster, cluster_client):
             await twin.ping()
 
 
+@pytest.mark.no_cluster("a client of one server")
 @pytest.mark.parametrize("protocol", [2, 3])
 async def test_both_protocols(redis_url, redis, protocol):
     async with Redis.from_url(redis_url, protocol=protocol) as client, RDB(client) as rdb:
@@ -179,9 +201,10 @@ async def test_both_protocols(redis_url, redis, protocol):
 # ── a Redis that refuses ──
 
 
-async def test_nobody_there():
-    rdb = RDB(f"redis://:secret@127.0.0.1:{(port := free_port())}", operation_timeout=0.2)
-    where = rf"naming queue 'q' among all queues failed on redis://127.0.0.1:{port}/0: .*"
+@pytest.mark.parametrize(("scheme", "end"), [("redis", "/0"), ("redis-cluster", "")])
+async def test_nobody_there(scheme, end):
+    rdb = RDB(f"{scheme}://:secret@127.0.0.1:{(port := free_port())}", operation_timeout=0.2)
+    where = rf"naming queue 'q' among all queues failed on {scheme}://127.0.0.1:{port}{end}: .*"
     with pytest.raises(BrokerError, match=where) as caught:
         await rdb.enqueue([message("a")])
     assert not isinstance(caught.value, BrokerRefusedError)

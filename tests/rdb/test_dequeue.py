@@ -225,6 +225,7 @@ ROWS = {
 }
 
 
+@pytest.mark.rows(26, 27, 28, 29)
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 async def test_dequeue(rdb, redis_target, row):
     await write_all(redis_target, row.before)
@@ -245,6 +246,7 @@ async def test_the_message_comes_as_it_was_stored(rdb, redis_target):
     assert batch.tasks[0].lock == "lock"
 
 
+@pytest.mark.rows(26)
 @pytest.mark.parametrize(
     ("now", "end"),
     [

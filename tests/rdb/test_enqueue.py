@@ -9,10 +9,10 @@ import pytest
 
 from aioasynq import keys
 from aioasynq.errors import BrokerError, DuplicateTaskError, TaskError, TaskIDConflictError
-from aioasynq.rdb import lifecycle
+from aioasynq.rdb import storing
 from aioasynq.rdb.base import MAX_BATCH, Receipt
-from aioasynq.rdb.lifecycle import Scheduled, ScheduledUnique, Unique
 from aioasynq.rdb.rdb import RDB
+from aioasynq.rdb.storing import Scheduled, ScheduledUnique, Unique
 from tests.support.build import IN_A_MINUTE, LOCK, NOW, NOW_NS, NOW_S, QUEUE, message, unique
 from tests.support.state import State, assert_states, write_all
 
@@ -153,6 +153,7 @@ ROWS = {
 }
 
 
+@pytest.mark.rows(13, 14, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25)
 @pytest.mark.parametrize(("before", "call", "answers", "after"), ROWS.values(), ids=ROWS)
 async def test_into_a_queue(rdb, redis_target, before, call, answers, after):
     await before.write(redis_target, QUEUE)
@@ -174,6 +175,7 @@ TAKEN = {
 }
 
 
+@pytest.mark.rows(14)
 @pytest.mark.parametrize("state", TAKEN.values(), ids=[f"row 14: {name}" for name in TAKEN])
 async def test_an_id_is_taken_in_every_state(rdb, redis_target, state):
     await state.write(redis_target, QUEUE)
@@ -203,6 +205,7 @@ def anything(task_id: str, queue: str = QUEUE) -> Any:
     return unique(task_id, queue, group_key="g", payload=task_id.encode())
 
 
+@pytest.mark.rows(16, 20, 24)
 @pytest.mark.parametrize(
     ("name", "ttl"),
     [("enqueue_unique", 60), ("schedule_unique", 70), ("add_to_group_unique", 60)],
@@ -238,9 +241,51 @@ async def test_a_receipt_that_is_too_old_is_refused(rdb, redis_target, into):
 
 
 @way
-async def test_a_receipt_lives_for_a_minute(rdb, redis_target, into):
+async def test_a_receipt_lives_for_two_minutes_from_the_first_call(rdb, redis_target, into):
+    place = keys.receipt(QUEUE, "caller")
     await into(rdb, anything("a"), receipt=Receipt("caller", 1))
-    assert 55_000 < await redis_target.pttl(keys.receipt(QUEUE, "caller")) <= 60_000
+    assert 115_000 < await redis_target.pttl(place) <= 120_000
+    await redis_target.pexpire(place, 50_000)
+    await into(rdb, anything("b"), receipt=Receipt("caller", 2))
+    assert 45_000 < await redis_target.pttl(place) <= 50_000  # who goes on under one name is not told for ever
+    await redis_target.delete(place)  # or lost, in a failover
+    await into(rdb, anything("c"), receipt=Receipt("caller", 3))
+    assert 115_000 < await redis_target.pttl(place) <= 120_000
+    assert await redis_target.get(place) == b"3"
+
+
+@way
+async def test_a_call_that_failed_was_not_done(rdb, redis_target, into):
+    """Whoever makes it again is not told that it was, and nothing of it is left."""
+    place = keys.receipt(QUEUE, "caller")
+    await into(rdb, anything("a"), receipt=Receipt("caller", 1))
+    junk = {QUEUE: State(other={"pending": "junk", "scheduled": "junk", "groups": "junk"})}
+    await redis_target.flushall()
+    await write_all(redis_target, junk)
+    await redis_target.set(place, 1)
+    for _ in range(2):
+        with pytest.raises(BrokerError, match="WRONGTYPE"):
+            await into(rdb, anything("b"), anything("c"), receipt=Receipt("caller", 2))
+    assert await redis_target.get(place) == b"1"
+    await redis_target.delete(place)
+    await assert_states(redis_target, junk)
+    await redis_target.flushall()
+    assert await into(rdb, anything("b"), anything("c"), receipt=Receipt("caller", 2)) == [None, None]
+    assert await into(rdb, anything("b"), anything("c"), receipt=Receipt("caller", 2)) == [None, None]
+
+
+@way
+async def test_answers_are_kept_when_a_task_was_refused(rdb, into):
+    await into(rdb, anything("a"), receipt=Receipt("caller", 1))
+    [ours, theirs] = await into(rdb, anything("b"), anything("a"), receipt=Receipt("caller", 2))
+    assert ours is None
+    assert isinstance(theirs, TaskError)
+    again = await into(rdb, anything("b"), anything("a"), receipt=Receipt("caller", 2))
+    assert [type(each) for each in again] == [type(None), type(theirs)]
+    assert await into(rdb, anything("c"), receipt=Receipt("caller", 3)) == [None]
+    assert await into(rdb, anything("c"), receipt=Receipt("caller", 3)) == [None]
+    with pytest.raises(BrokerError, match="STALE call 2 after call 3"):
+        await into(rdb, anything("b"), anything("a"), receipt=Receipt("caller", 2))
 
 
 @way
@@ -296,6 +341,7 @@ async def test_ids_types_and_payloads_may_be_anything(rdb, redis_target, into):
 # ── the set of all queues ──
 
 
+@pytest.mark.rows(15)
 async def test_row_15_a_queue_is_registered_once_and_again_when_it_was_forgotten(rdb, redis_target):
     await rdb.enqueue([message("a")])
     await redis_target.delete(keys.queues())
@@ -306,14 +352,16 @@ async def test_row_15_a_queue_is_registered_once_and_again_when_it_was_forgotten
     assert await redis_target.smembers(keys.queues()) == {b"q"}
 
 
+@pytest.mark.rows(15)
 async def test_row_15_a_queue_is_registered_again_after_a_while(rdb, redis_target, monkeypatch):
-    monkeypatch.setattr(lifecycle, "REGISTER_AGAIN", 0.0)
+    monkeypatch.setattr(storing, "REGISTER_AGAIN", 0.0)
     await rdb.enqueue([message("a")])
     await redis_target.delete(keys.queues())
     await rdb.enqueue([message("b")])
     assert await redis_target.smembers(keys.queues()) == {b"q"}
 
 
+@pytest.mark.rows(13)
 async def test_row_13_each_queue_is_registered(rdb, redis_target):
     await rdb.enqueue([message("a", "low")])
     await rdb.enqueue([message("a", "high")])

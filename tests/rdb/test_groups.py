@@ -39,6 +39,7 @@ CHECKS = {
 }
 
 
+@pytest.mark.rows(46, 47, 48, 49, 50, 51, 52)
 @pytest.mark.parametrize("row", CHECKS.values(), ids=CHECKS)
 async def test_a_group_is_ripe_or_not(redis_target: Any, rdb: RDB, row: Check) -> None:
     scores = {name: float(NOW_S - ago) for name, ago in row.members.items()}
@@ -54,6 +55,7 @@ async def test_a_group_is_ripe_or_not(redis_target: Any, rdb: RDB, row: Check) -
     await assert_states(redis_target, {QUEUE: after})
 
 
+@pytest.mark.rows(46)
 async def test_the_name_of_a_group_that_is_empty_goes(redis_target: Any, rdb: RDB) -> None:
     await redis_target.sadd(keys.groups(QUEUE), "gone")
     assert await rdb.list_groups(QUEUE) == ["gone"]
@@ -61,6 +63,7 @@ async def test_the_name_of_a_group_that_is_empty_goes(redis_target: Any, rdb: RD
     assert await rdb.list_groups(QUEUE) == []
 
 
+@pytest.mark.rows(45)
 async def test_groups_are_listed(redis_target: Any, rdb: RDB) -> None:
     """Row 45."""
     names = ["a", "a:b", "ü", " "]
@@ -195,6 +198,31 @@ async def test_nothing_but_broken_ones(redis_target: Any, rdb: RDB) -> None:
     await assert_states(redis_target, {QUEUE: State(archived={"bad": float(NOW_S)}, tasks={"bad": bad})})
 
 
+@pytest.mark.parametrize("before_reading", [True, False])
+async def test_an_id_that_is_another_task_by_now(redis_target: Any, rdb: RDB, *, before_reading: bool) -> None:
+    """Somebody deleted a task that was set apart, as Go's Inspector does, and its id went into the group anew."""
+    await write_all(redis_target, {QUEUE: _apart(a=None, b={})})
+    again = message("a", group_key="g", payload=b"again")
+    if before_reading:
+        assert await rdb.add_to_group([again]) == [None]
+    apart = await _read(rdb)
+    assert [msg.id for msg in apart.tasks] == ["b"]
+    if not before_reading:
+        assert await rdb.add_to_group([again]) == [None]
+    assert await rdb.aggregate(apart, Aggregated(message("new"))) is True
+    waits = State(groups={"g": {"a": float(NOW_S)}}, tasks={"a": {"msg": again}, "new": {"pending_since": NOW_NS}})
+    waits.pending = ["new"]
+    await assert_states(redis_target, {QUEUE: waits})
+
+
+async def test_a_set_is_deleted_without_the_task_that_has_its_id_by_now(redis_target: Any, rdb: RDB) -> None:
+    await write_all(redis_target, {QUEUE: _apart(a=None, b={})})
+    await rdb.add_to_group([message("a", group_key="g")])
+    assert await rdb.delete_aggregation_set(QUEUE, "g", "s") == 2
+    await assert_states(redis_target, {QUEUE: State(groups={"g": {"a": float(NOW_S)}})})
+
+
+@pytest.mark.rows(53)
 async def test_a_set_is_deleted_with_its_tasks(redis_target: Any, rdb: RDB) -> None:
     """Row 53."""
     before = _apart(a={"msg": unique("a", group_key="g")}, b={}, gone=None)
@@ -208,6 +236,7 @@ async def test_a_set_is_deleted_with_its_tasks(redis_target: Any, rdb: RDB) -> N
     await assert_states(redis_target, {QUEUE: left})
 
 
+@pytest.mark.rows(54)
 async def test_what_never_became_one_goes_back(redis_target: Any, rdb: RDB, clock: Clock) -> None:
     """The name of the group comes back as well, colons in it or not; junk in the index goes."""
     before = State(

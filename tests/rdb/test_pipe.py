@@ -22,6 +22,9 @@ MakeProxy = Callable[..., Awaitable[Proxy]]
 PATIENCE = 10.0
 
 
+pytestmark = pytest.mark.no_cluster("calls of a Cluster share no connection")
+
+
 async def open_pipe(client: Redis, patience: float = 2.0) -> Pipe:
     connection, _ = await connection_for(client, "")
     pipe = await Pipe.over(connection, patience)

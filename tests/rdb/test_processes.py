@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
+
+import pytest
 
 from aioasynq import keys
 from aioasynq.message import ServerInfo, WorkerInfo
@@ -39,6 +42,7 @@ def worker(task_id: str) -> WorkerInfo:
     )
 
 
+@pytest.mark.rows(55)
 async def test_row_55_a_server_without_workers(rdb, redis_target):
     await rdb.write_process_info(SERVER, {})
     assert decode_server(await redis_target.get(KEY)) == SERVER
@@ -49,6 +53,7 @@ async def test_row_55_a_server_without_workers(rdb, redis_target):
     assert await rdb.read_process_info() == [(SERVER, {})]
 
 
+@pytest.mark.rows(55)
 async def test_row_55_workers_are_replaced_at_each_write(rdb, redis_target):
     await rdb.write_process_info(SERVER, {"a": worker("a"), "b": worker("b")}, ttl=20)
     assert 18_000 < await redis_target.pttl(WORKERS_KEY) <= 20_000
@@ -70,6 +75,7 @@ async def test_workers_that_are_as_they_were_are_kept_alive(rdb, redis_target):
     assert await rdb.read_process_info() == [(SERVER, {"a": worker("a")})]
 
 
+@pytest.mark.rows(56)
 async def test_row_56_a_server_takes_back_only_what_is_its_own(rdb, redis_target):
     await rdb.write_process_info(SERVER, {"a": worker("a")})
     await rdb.write_process_info(ANOTHER, {})
@@ -103,6 +109,7 @@ async def test_what_cannot_be_read_is_left_out(rdb, redis_target):
 # ── cancelation ──
 
 
+@pytest.mark.rows(57)
 async def test_row_57_every_id_reaches_a_subscriber_in_order(rdb, redis_target):
     ids = [f"{n}" for n in range(50)]
     pubsub = rdb.pubsub()
@@ -146,3 +153,29 @@ async def test_a_twin_works_on_its_own(redis_target):
         assert twin.client is not rdb.client
         assert twin.address == rdb.address
         assert await rdb.read_process_info() == [(SERVER, {"a": worker("a")})]
+
+
+async def test_what_a_server_has_handlers_for(redis_target: Any, rdb: RDB) -> None:
+    """Told with its record and kept as long; not by Go's servers, nor by those with very many."""
+    await rdb.write_process_info(SERVER, {})
+    assert await rdb.read_patterns(SERVER) is None
+    await rdb.write_process_info(SERVER, {}, patterns=("mail:", "ü"))
+    assert await rdb.read_patterns(SERVER) == ["mail:", "ü"]
+    key = keys.server_patterns(SERVER.host, SERVER.pid, SERVER.server_id)
+    assert 0 < await redis_target.ttl(key) <= 10
+    await redis_target.set(key, "no JSON")
+    assert await rdb.read_patterns(SERVER) is None
+    await redis_target.delete(key)
+    await rdb.write_process_info(SERVER, {}, patterns=[f"type:{n}" for n in range(10_000)])
+    assert await rdb.read_patterns(SERVER) is None
+    await rdb.write_process_info(SERVER, {}, patterns=["mail"])
+    await rdb.clear_process_info(SERVER)
+    assert await rdb.read_patterns(SERVER) is None
+
+
+async def test_records_of_dead_servers_are_counted_until_somebody_looks(redis_target: Any, rdb: RDB) -> None:
+    assert await rdb.count_stale_servers() == 0
+    await redis_target.zadd(keys.servers(), {"asynq:servers:{gone:1:s}": 1.0})
+    assert await rdb.count_stale_servers() == 1
+    await rdb.read_process_info()
+    assert await rdb.count_stale_servers() == 0

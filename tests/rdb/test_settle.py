@@ -12,6 +12,7 @@ from aioasynq.errors import BrokerError, TaskNotFoundError
 from aioasynq.rdb.base import MAX_BATCH, Receipt
 from aioasynq.rdb.lifecycle import MAX_ARCHIVE, Completed, Failed, Killed, Leased
 from aioasynq.rdb.rdb import RDB
+from aioasynq.task import Progress
 from tests.support.build import (
     DAY,
     GO_LEASE,
@@ -316,6 +317,7 @@ ROWS = {
 }
 
 
+@pytest.mark.rows(30, 31, 32, 33, 34, 35, 36, 37, 38)
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 async def test_settle(rdb, redis_target, row):
     other = State(active=["a"], lease={"a": LEASE})  # of the same name in another queue: it must not be touched
@@ -324,6 +326,7 @@ async def test_settle(rdb, redis_target, row):
     await assert_states(redis_target, {QUEUE: row.after, "another": other})
 
 
+@pytest.mark.rows(30, 34)
 @pytest.mark.parametrize("failed", [False, True], ids=["row 30: processed", "row 36: processed and failed"])
 async def test_the_count_of_a_day_is_kept_for_90_days(rdb, redis_target, failed):
     await active("a").write(redis_target, QUEUE)
@@ -513,6 +516,7 @@ async def test_a_place_that_is_something_else_is_found_before_anything_is_writte
 # ── the archive ──
 
 
+@pytest.mark.rows(38)
 async def test_row_38_an_archive_holds_exactly_10000(rdb, redis_target):
     await redis_target.zadd(keys.archived(QUEUE), {f"x{n:05}": NOW_S - 20_000 + n for n in range(MAX_ARCHIVE)})
     await redis_target.hset(keys.task(QUEUE, "x00000"), "state", "archived")
@@ -544,6 +548,7 @@ RESULTS = {
 }
 
 
+@pytest.mark.rows(44)
 @pytest.mark.parametrize(("before", "owner", "data"), RESULTS.values(), ids=RESULTS)
 async def test_write_result(rdb, redis_target, before, owner, data):
     await before.write(redis_target, QUEUE)
@@ -561,3 +566,30 @@ async def test_write_result_refused(rdb, redis_target, before, owner):
     with pytest.raises(TaskNotFoundError, match="cannot find task 'a' in queue 'q'"):
         await rdb.write_result(QUEUE, "a", b"x", owner=owner)
     await assert_states(redis_target, {QUEUE: before})
+
+
+@pytest.mark.parametrize("before", [active("a"), active("a", tasks={"a": {"progress": "0.9", "progress_text": "old"}})])
+async def test_write_progress(rdb, redis_target, before):
+    await before.write(redis_target, QUEUE)
+    await rdb.write_progress(QUEUE, "a", Progress(0.1, "ü"), owner=OWNER)
+    [found] = await rdb.read_tasks(QUEUE, ["a"])
+    assert found.progress == Progress(0.1, "ü")
+    assert await rdb.read_step(QUEUE, "a") == ("active", Progress(0.1, "ü"))
+    assert await rdb.read_step(QUEUE, "b") is None
+
+
+@pytest.mark.parametrize(
+    "before", [State(), active("b"), State(pending=["a"]), active("a", tasks={"a": {"owner": "another"}})]
+)
+async def test_write_progress_refused(rdb, redis_target, before):
+    await before.write(redis_target, QUEUE)
+    with pytest.raises(TaskNotFoundError, match="cannot find task 'a' in queue 'q'"):
+        await rdb.write_progress(QUEUE, "a", Progress(0.1), owner=OWNER)
+    await assert_states(redis_target, {QUEUE: before})
+
+
+@pytest.mark.parametrize("fraction", ["", "half", "nan", "7"])
+async def test_progress_that_is_none_is_passed_over(rdb, redis_target, fraction):
+    await active("a", tasks={"a": {"progress": fraction, "progress_text": "x"}}).write(redis_target, QUEUE)
+    expected = {"7": Progress(1.0, "x"), "nan": Progress(0.0, "x")}.get(fraction)
+    assert await rdb.read_step(QUEUE, "a") == ("active", expected)

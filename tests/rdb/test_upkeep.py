@@ -152,6 +152,7 @@ FORWARD = {
 }
 
 
+@pytest.mark.rows(39, 40)
 @pytest.mark.parametrize("limit", [1, 2, 256])
 @pytest.mark.parametrize("row", FORWARD.values(), ids=FORWARD)
 async def test_check_and_enqueue(rdb, redis_target, row, limit):
@@ -194,6 +195,7 @@ async def test_next_due(rdb, redis_target):
 # ── leases ──
 
 
+@pytest.mark.rows(43)
 @pytest.mark.parametrize(
     ("now", "end"),
     [(NOW, NOW + 30), (NOW_S + 0.0, NOW_S + 30.001)],
@@ -208,6 +210,7 @@ async def test_extend_lease(rdb, redis_target, clock: Clock, now, end):
     await assert_states(redis_target, {QUEUE: before})
 
 
+@pytest.mark.rows(43)
 async def test_row_43_the_default_is_15_seconds(rdb, redis_target):
     await State(active=["a"], lease={"a": NOW + 3}).write(redis_target, QUEUE)
     assert await rdb.extend_lease([held("a")]) == [True]
@@ -262,6 +265,7 @@ EXPIRED = {
 }
 
 
+@pytest.mark.rows(42)
 @pytest.mark.parametrize("row", EXPIRED.values(), ids=EXPIRED)
 async def test_list_lease_expired(rdb, redis_target, row):
     await write_all(redis_target, row.before)
@@ -271,6 +275,7 @@ async def test_list_lease_expired(rdb, redis_target, row):
     await assert_states(redis_target, row.before)
 
 
+@pytest.mark.rows(42)
 async def test_row_42_a_limit_for_each_queue(rdb, redis_target):
     state = State(active=["a", "b", "c"], lease={"a": NOW - 3, "b": NOW - 2, "c": NOW - 1})
     await write_all(redis_target, {"q": state, "p": state})
@@ -291,6 +296,7 @@ async def test_only_one_recovers_a_task(rdb, redis_target):
     assert await State.read(redis_target, QUEUE) == after
 
 
+@pytest.mark.rows(9)
 async def test_an_owner_that_comes_back_keeps_its_task(rdb, redis_target):
     await State(active=["a"], lease={"a": NOW - 1}).write(redis_target, QUEUE)
     [expired] = await rdb.list_lease_expired(QUEUE)
@@ -471,6 +477,7 @@ async def test_an_orphan_is_found_once_it_is_repaired(rdb, redis_target):
 # ── expired results ──
 
 
+@pytest.mark.rows(41)
 @pytest.mark.parametrize("limit", [1, 2, 3, 100], ids=lambda n: f"row 41: {n} at a time")
 async def test_delete_expired_completed(rdb, redis_target, limit):
     other = State(completed={"a": NOW - 1})

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import traceback
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from aioasynq.devserver import ENV_URL, DevServer, free_port
 from aioasynq.rdb.connection import open_link
 from aioasynq.rdb.rdb import RDB
 from tests.server.stage import PATIENCE, Stage, eventually
+from tests.support import forked
 
 MARK = "MaRkEd5eCrEt"
 REAL = "0n-ReDiS"  # of the server; never in a text either
@@ -49,6 +50,17 @@ FORMS = {
     "a cluster, user and password": "redis-cluster://somebody:{mark}@{address},{address}",
     "a cluster and a query": "redis-cluster://{address}?password={mark}",
     "a cluster without a port": "redis-cluster://:{mark}@127.0.0.1:port",
+    "asynq's socket": "redis-socket://:{mark}@/nowhere/redis.sock",
+    "a cluster with TLS": "rediss-cluster://:{mark}@{address}",
+    "a cluster, a hash in it": "redis-cluster://:{mark}#x@{address}",
+    "no Sentinels": "redis-sentinel://:{mark}@{address}/tasks",
+    "no Sentinels, asynq's form": "redis-sentinel://:{mark}@{address}?master=tasks",
+    "no Sentinels, their password": "redis-sentinel://{address}/tasks?sentinel_password={mark}&password={mark}",
+    "Sentinels without a service": "redis-sentinel://somebody:{mark}@{address}",
+    "Sentinels, a slash in it": "redis-sentinel://:{mark}/x@{address}/tasks",
+    "Sentinels with TLS": "rediss-sentinel://:{mark}@{address}/tasks",
+    "the password of a key": "rediss://{address}/0?ssl_certfile=/nowhere.pem&ssl_password={mark}",
+    "a certificate and no TLS": "redis://{address}/0?ssl_password={mark}",
     "unknown scheme": "http://somebody:{mark}@{address}/0",
     "no scheme": ":{mark}@{address}",
     "no colon": "redis//:{mark}@{address}",
@@ -217,37 +229,47 @@ async def work(task): ...
 """
 
 
-async def worker(tmp_path: Path, *words: str, env: str = "") -> str:
-    """What ``aioasynq worker`` prints until it ends, or for as long as its banner takes."""
-    (tmp_path / "tasks.py").write_text(WORKER)
-    environment = {name: value for name, value in os.environ.items() if name != ENV_URL} | {"PYTHONASYNCIODEBUG": "1"}
-    if env:
-        environment[ENV_URL] = env
+def environment(url: str) -> dict[str, str]:
+    """The variables of a command; *url* may be empty."""
+    return {"PYTHONASYNCIODEBUG": "1", **({ENV_URL: url} if url else {})}
+
+
+def ended(folder: Path, *words: str, env: str = "") -> str:
+    """What a command prints that ends by itself."""
+    (folder / "tasks.py").write_text(WORKER)
+    ran = forked.run(*words, cwd=folder, env=environment(env))
+    assert ran.said
+    return ran.said
+
+
+async def stopped(folder: Path, *words: str) -> str:
+    """What ``aioasynq worker`` prints that is told to stop as soon as it has started."""
+    (folder / "tasks.py").write_text(WORKER)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "aioasynq", *words), cwd=tmp_path, env=environment, stdout=PIPE, stderr=PIPE
+        *(sys.executable, "-m", "aioasynq", *words),
+        cwd=folder,
+        env={**os.environ, **environment("")},
+        stdout=DEVNULL,
+        stderr=PIPE,
     )
     assert process.stderr is not None
-    assert process.stdout is not None
     said = b""
     try:
         async with asyncio.timeout(PATIENCE * 2):
             while line := await process.stderr.readline():
                 said += line
-                if b" started" in line and process.returncode is None:
+                if b" started" in line:
                     process.terminate()
-            said += await process.stdout.read()
-            await process.wait()
+            assert await process.wait() == 0
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    assert said
     return said.decode()
 
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "wrong password": ("redis://:{mark}@{address}/0", ""),
-    "refused": ("redis://:{mark}@127.0.0.1:1/0", ""),
     "unknown scheme": ("http://:{mark}@{address}/0", ""),
     "no number for a database": ("redis://:{mark}@{address}/jobs", ""),
     "an unknown option": ("redis://{address}/0?Password={mark}", ""),
@@ -258,27 +280,31 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize(("url", "env"), COMMANDS.values(), ids=COMMANDS)
-async def test_the_worker_does_not_print_it(
-    url: str, env: str, server: DevServer, texts: Texts, tmp_path: Path
-) -> None:
+def test_the_worker_does_not_print_it(url: str, env: str, server: DevServer, texts: Texts, tmp_path: Path) -> None:
     address = f"127.0.0.1:{server.port}"
     given = ("--url", url.format(mark=MARK, address=address)) if url else ()
     words = ("worker", "tasks:mux", "--log-level", "debug", "--shutdown-timeout", "0", *given)
-    texts.add(await worker(tmp_path, *words, env=env.format(mark=MARK, address=address)))
+    texts.add(ended(tmp_path, *words, env=env.format(mark=MARK, address=address)))
 
 
 async def test_nor_when_all_goes_well(server: DevServer, texts: Texts, tmp_path: Path) -> None:
-    texts.add(await worker(tmp_path, "worker", "tasks:mux", "--log-level", "debug", "--url", server.url))
+    texts.add(await stopped(tmp_path, "worker", "tasks:mux", "--log-level", "debug", "--url", server.url))
+
+
+async def test_nor_while_redis_is_away(texts: Texts, tmp_path: Path) -> None:
+    url = f"redis://:{MARK}@127.0.0.1:1/0"
+    words = ("worker", "tasks:mux", "--log-level", "debug", "--shutdown-timeout", "0", "--url", url)
+    texts.add(await stopped(tmp_path, *words))
 
 
 @pytest.mark.parametrize(
     "words", [("--help",), ("worker", "--help"), ("worker", "no.such:mux"), ("worker", "tasks:no")]
 )
-async def test_nor_when_something_else_is_asked_for(words: tuple[str, ...], texts: Texts, tmp_path: Path) -> None:
-    texts.add(await worker(tmp_path, *words, env=f"redis://:{MARK}@127.0.0.1:1/0"))
+def test_nor_when_something_else_is_asked_for(words: tuple[str, ...], texts: Texts, tmp_path: Path) -> None:
+    texts.add(ended(tmp_path, *words, env=f"redis://:{MARK}@127.0.0.1:1/0"))
 
 
-async def test_nor_when_a_module_breaks(texts: Texts, tmp_path: Path) -> None:
+def test_nor_when_a_module_breaks(texts: Texts, tmp_path: Path) -> None:
     """The trace of an error in the user's own module, with a URL in its variables."""
     (tmp_path / "broken.py").write_text("import os\nurl = os.environ['AIOASYNQ_REDIS_URL']\nraise RuntimeError('no')\n")
-    texts.add(await worker(tmp_path, "worker", "broken:mux", env=f"redis://:{MARK}@127.0.0.1:1/0"))
+    texts.add(ended(tmp_path, "worker", "broken:mux", env=f"redis://:{MARK}@127.0.0.1:1/0"))

@@ -12,12 +12,27 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from aioasynq import BrokerError, BrokerRefusedError, Client, RetryAfter, RevokeTask, Server, SkipRetry, Task, keys
+from aioasynq import (
+    BrokerError,
+    BrokerRefusedError,
+    Client,
+    RetryAfter,
+    RevokeTask,
+    Scheduler,
+    Server,
+    SkipRetry,
+    Task,
+    TaskState,
+    keys,
+)
+from aioasynq.compose import Composed
 from aioasynq.devserver import DevServer, DevServerError, find_server
-from aioasynq.message import ServerInfo, WorkerInfo
+from aioasynq.message import SchedulerEnqueueEvent, SchedulerEntry, ServerInfo, WorkerInfo
 from aioasynq.rdb.groups import Aggregated
-from aioasynq.rdb.lifecycle import Completed, Failed, Killed, Leased, Scheduled, ScheduledUnique, Unique
+from aioasynq.rdb.lifecycle import Completed, Failed, Killed, Leased
 from aioasynq.rdb.rdb import RDB
+from aioasynq.rdb.storing import Scheduled, ScheduledUnique, Unique
+from aioasynq.task import Progress
 from tests.security.rules import PASSWORD, USERS, commands, set_user
 from tests.server.stage import PATIENCE, Stage, eventually
 from tests.support.build import message, unique
@@ -27,6 +42,10 @@ from tests.support.state import State
 OPTIONAL = {"info", "publish", "client|id", "client|unblock", "unsubscribe"}
 #: Only a whole server uses these.
 OF_THE_SERVER = {"blmove", "subscribe", "unsubscribe", "client|id", "client|unblock", "info", "ping"}
+#: A call needs them only when it repeats one whose answer was lost.
+OF_REPEATS = {"get", "decr"}
+#: What an admin needs to look rather than to change.
+OF_THE_ADMIN = {"ping"}
 INFO = ServerInfo(host="h", pid=1, server_id="s")
 
 
@@ -148,7 +167,7 @@ async def test_a_client_of_one_queue(admin: Redis, server: DevServer) -> None:
     assert set(await State.read_all(admin)) == {"mail"}
 
 
-@pytest.mark.parametrize("missing", commands("client"))
+@pytest.mark.parametrize("missing", [name for name in commands("client") if name not in OF_REPEATS])
 async def test_a_client_without_one_command(admin: Redis, server: DevServer, missing: str) -> None:
     rules = [rule for rule in USERS["client"] if rule != f"+{missing}"]
     async with asyncio.timeout(PATIENCE), rdb_of(admin, server, rules) as rdb:
@@ -175,20 +194,72 @@ async def test_since_redis_7_what_is_missing_is_named(admin: Redis, server: DevS
 
 
 async def test_a_right_that_is_withdrawn_while_a_client_works(admin: Redis, server: DevServer) -> None:
-    """Rights are asked for once a minute; in between the error says that the task may be there, and then it is."""
+    """Rights are asked for once a minute; in between the error says that the task may be there; its id is."""
     await admin.execute_command(*set_user("c", USERS["client"]))
     async with asyncio.timeout(PATIENCE), Client(url_of(server, "c")) as client:
         await client.enqueue(Task("work"), task_id="a")
-        await admin.execute_command("ACL", "SETUSER", "c", "-set")
+        await admin.execute_command("ACL", "SETUSER", "c", "-hset")
         with pytest.raises(BrokerRefusedError) as refused:
             await client.enqueue(Task("work"), task_id="b")
         assert refused.value.maybe_done
-        await admin.execute_command("ACL", "SETUSER", "c", "+set", "-lpush")
+        await admin.execute_command("ACL", "SETUSER", "c", "+hset", "-lpush")
         with pytest.raises(BrokerRefusedError):
             await client.enqueue(Task("work"), task_id="c")
         await admin.execute_command("ACL", "SETUSER", "c", "+lpush")
         await client.enqueue(Task("work"), task_id="c")
     assert (await State.read(admin, "default")).pending == ["a", "b", "c"]
+
+
+# ── scheduler ──
+
+
+def _firing(task_id: str, state: TaskState, **more: Any) -> Callable[[RDB], Awaitable[object]]:
+    msg = unique(task_id, payload=task_id.encode(), **more)
+    composed = Composed(msg, "enqueue", "+60.000" if state == "scheduled" else "", 60, state, None)
+    return lambda rdb: rdb.fire(composed, task_id, 1, claimant="me", keep=60)
+
+
+FIRE: dict[str, Callable[[RDB], Awaitable[object]]] = {
+    "pending": _firing("a", TaskState.PENDING),
+    "scheduled": _firing("b", TaskState.SCHEDULED),
+    "aggregating": _firing("c", TaskState.AGGREGATING, group_key="g"),
+    "last_fired": lambda rdb: rdb.last_fired("q", "a"),
+    "forget_fired": lambda rdb: rdb.forget_fired("q", "a"),
+    "write_scheduler_entries": lambda rdb: rdb.write_scheduler_entries("h:1:s", [SchedulerEntry(id="e")]),
+    "clear_scheduler_entries": lambda rdb: rdb.clear_scheduler_entries("h:1:s"),
+    "record": lambda rdb: rdb.record_scheduler_enqueue_event("e", SchedulerEnqueueEvent(task_id="a", enqueue_time=0)),
+    "clear_scheduler_history": lambda rdb: rdb.clear_scheduler_history("e"),
+    "ping": lambda rdb: rdb.ping(),
+}
+
+
+@pytest.mark.parametrize("missing", [None, *commands("scheduler")])
+async def test_a_scheduler_without_one_command(admin: Redis, server: DevServer, missing: str | None) -> None:
+    rules = [rule for rule in USERS["scheduler"] if rule != f"+{missing}"]
+    async with asyncio.timeout(PATIENCE), rdb_of(admin, server, rules) as rdb:
+        refused = await _refused(FIRE, rdb)
+        assert bool(refused) == (missing is not None and missing not in OPTIONAL)
+        if server.version.startswith("7"):
+            if told := await admin.keys("asynq:schedule*"):
+                await admin.delete(*told)  # what could not be taken back
+            await assert_whole(admin, strays=False)
+            for number, name in enumerate(("pending", "scheduled", "aggregating")):
+                fired = await admin.exists(keys.fired("q", "abc"[number]))
+                assert not (fired and name in refused), "a claim without its task"
+
+
+async def test_a_scheduler_at_work(admin: Redis, server: DevServer, caplog: pytest.LogCaptureFixture) -> None:
+    await admin.execute_command(*set_user("t", USERS["scheduler"]))
+    scheduler = Scheduler(url_of(server, "t"))
+    entry = scheduler.register("@every 1s", Task("work"), unique=60)
+    async with asyncio.timeout(PATIENCE), scheduler:
+        await eventually(lambda: _fired(admin, entry))
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert await admin.zcard(keys.scheduler_history(entry)) == 1
+
+
+async def _fired(admin: Redis, entry: str) -> bool:
+    return bool(await admin.exists(keys.scheduler_history(entry)))
 
 
 # ── server ──
@@ -208,6 +279,7 @@ STEPS: dict[str, Callable[[RDB], Awaitable[object]]] = {
     "check_and_enqueue": lambda rdb: rdb.check_and_enqueue("q"),
     "dequeue": lambda rdb: rdb.dequeue("q", count=9, owner="new"),
     "write_result": lambda rdb: rdb.write_result("q", "done", b"r", owner="owner"),
+    "write_progress": lambda rdb: rdb.write_progress("q", "done", Progress(0.5), owner="owner"),
     "extend_lease": lambda rdb: rdb.extend_lease([_held("done")]),
     "done": lambda rdb: rdb.done([_held("done")]),
     "mark_as_complete": lambda rdb: rdb.mark_as_complete([Completed(_held("keep"), b"r")]),
@@ -346,6 +418,51 @@ async def test_a_server_without_optional_commands(admin: Redis, server: DevServe
         await eventually(lambda: _waits(admin))
         await client.enqueue(Task("work"))
         await stage.ended.until(1)
+
+
+# ── admin ──
+
+CHANGES: dict[str, Callable[[RDB], Awaitable[object]]] = {
+    "run_tasks": lambda rdb: rdb.run_tasks("q", ["old", "r", "locked", "p"]),
+    "archive_tasks": lambda rdb: rdb.archive_tasks("q", ["p", "m"], max_size=1),
+    "reschedule_task": lambda rdb: rdb.reschedule_task("q", "due", "+9"),
+    "update_task_payload": lambda rdb: rdb.update_task_payload("q", "due again", b"new"),
+    "move_task": lambda rdb: rdb.move_task("q", "moved", "other"),
+    "delete_tasks": lambda rdb: rdb.delete_tasks("q", ["due", "over"]),
+    "pause_queue": lambda rdb: rdb.pause_queue("q"),
+    "unpause_queue": lambda rdb: rdb.unpause_queue("q"),
+    "delete_queue": lambda rdb: rdb.delete_queue("other", force=True),
+}
+
+
+@pytest.mark.parametrize("missing", [None, *(name for name in commands("admin") if name not in OF_THE_ADMIN)])
+async def test_the_changes_of_an_admin_without_one_command(
+    admin: Redis, server: DevServer, missing: str | None
+) -> None:
+    """He looks after tasks that do not run, and after whole queues."""
+    await _furnish(admin)
+    locked = unique("locked", payload=b"locked")
+    moved = unique("moved", payload=b"moved")
+    more = State(
+        archived={"locked": 4e9},
+        retry={"moved": 4e9},
+        tasks={
+            "locked": {"msg": locked, "unique_key": locked.unique_key},
+            "moved": {"msg": moved, "unique_key": moved.unique_key},
+        },
+        locks={moved.unique_key: "moved"},
+    )
+    await more.write(admin, "q")
+    await State(pending=["o"], groups={"g": {"n": 1.0}, "g:s": {"m": 1.0}}, aggregation_sets={"g:s": 4e9}).write(
+        admin, "other"
+    )
+    await admin.sadd(keys.queues(), "q", "other")
+    rules = [rule for rule in USERS["admin"] if rule != f"+{missing}"]
+    async with asyncio.timeout(PATIENCE), rdb_of(admin, server, rules) as rdb:
+        refused = await _refused(CHANGES, rdb)
+    assert bool(refused) == (missing is not None and missing not in OPTIONAL)
+    if server.version.startswith("7"):
+        await assert_whole(admin, strays=True)
 
 
 # ── reader ──

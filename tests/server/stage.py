@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 
 from aioasynq import ServeMux, Task, keys
 from aioasynq.rdb.script import Script
 
-PATIENCE = 15.0  #: seconds until a test gives up; nothing should ever take that long
+#: Seconds until a test gives up; nothing should ever take that long. Looking at all of a Cluster takes longer.
+PATIENCE = 45.0 if os.environ.get("AIOASYNQ_TEST_CLUSTER") == "1" else 15.0
 
 _LISTS = ("pending", "active")
 _SETS = ("lease", "scheduled", "retry", "archived", "completed")
@@ -155,6 +157,18 @@ async def assert_in_order(redis: Redis, queue: str = "default") -> dict[str, lis
             state = await redis.hget(keys.task(queue, task_id), "state")
             assert state == ("aggregating" if name == "groups" else name).encode()
     return found
+
+
+async def summed(redis: Redis | RedisCluster, section: str, name: str) -> int:
+    """A number of INFO; of a Cluster the sum over all nodes. ``cmdstat_…`` are numbers of calls."""
+    nodes: list[Any] = list(redis.get_nodes()) if isinstance(redis, RedisCluster) else [None]
+    targets: list[dict[str, Any]] = [{} if node is None else {"target_nodes": node} for node in nodes]
+    total = 0
+    for target in targets:
+        said: Any = await redis.execute_command("INFO", section, **target)
+        value: Any = said.get(name, 0)
+        total += int(value["calls"] if isinstance(value, dict) else value)
+    return total
 
 
 async def load_scripts(redis: Redis) -> None:

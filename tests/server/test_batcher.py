@@ -12,7 +12,7 @@ from aioasynq import RDB, BrokerError, Client, Task, TaskIDConflictError, TaskIn
 from aioasynq.client import batcher
 from aioasynq.rdb import base
 from aioasynq.rdb.script import Script
-from tests.server.stage import PATIENCE, assert_in_order, load_scripts
+from tests.server.stage import PATIENCE, assert_in_order, load_scripts, summed
 from tests.support.proxy import Proxy, script
 
 MakeProxy = Callable[..., Awaitable[Proxy]]
@@ -28,8 +28,7 @@ async def _ready(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def calls(redis: Redis) -> int:
-    stats = await redis.info("commandstats")
-    return int(stats.get("cmdstat_evalsha", {}).get("calls", 0))
+    return await summed(redis, "commandstats", "cmdstat_evalsha")
 
 
 async def pending(redis: Redis) -> list[str]:
@@ -47,13 +46,25 @@ async def test_one_after_the_other_takes_a_call_each(redis: Redis, redis_url: st
 
 async def test_many_at_once_share_calls(redis: Redis, redis_url: str) -> None:
     async with asyncio.timeout(PATIENCE), Client(redis_url) as client:
+        many = batcher.FULL
         await client.enqueue(Task("work"), task_id="first")
         before = await calls(redis)
-        await asyncio.gather(*(client.enqueue(Task("work"), task_id=str(n)) for n in range(100)))
+        await asyncio.gather(*(client.enqueue(Task("work"), task_id=str(n)) for n in range(many)))
         assert await calls(redis) - before == 2  # the first alone, the others while it was under way
-        await asyncio.gather(*(client.enqueue(Task("work"), task_id=str(n)) for n in range(100, 200)))
+        await asyncio.gather(*(client.enqueue(Task("work"), task_id=str(n)) for n in range(many, 2 * many)))
         assert await calls(redis) - before == 3  # many were there before, so all are waited for that are ready
-    assert await pending(redis) == ["first", *map(str, range(200))]
+    assert await pending(redis) == ["first", *map(str, range(2 * many))]
+
+
+@pytest.mark.no_cluster("calls are not written one behind the other there")
+async def test_of_very_many_a_few_calls_are_under_way_and_the_rest_share_the_next(redis: Redis, redis_url: str) -> None:
+    async with asyncio.timeout(PATIENCE), Client(redis_url) as client:
+        await client.enqueue(Task("work"), task_id="first")
+        before = await calls(redis)
+        count = 1 + batcher.FULL * (batcher.CALLS - 1) + 40
+        await asyncio.gather(*(client.enqueue(Task("work"), task_id=str(n)) for n in range(count)))
+        assert await calls(redis) - before == batcher.CALLS + 1
+    assert await pending(redis) == ["first", *map(str, range(count))]
 
 
 async def test_full_batches_do_not_wait_for_each_other(redis: Redis, proxy: MakeProxy) -> None:
@@ -156,6 +167,7 @@ async def test_a_bulk_that_was_cancelled_withdraws_what_was_not_sent(redis: Redi
     assert await pending(redis) == ["first", *map(str, range(sent)), "last"]
 
 
+@pytest.mark.no_cluster("a key is renamed into another slot")
 async def test_an_error_of_one_call_is_not_the_next_ones(redis: Redis, redis_url: str) -> None:
     async with asyncio.timeout(PATIENCE), Client(redis_url) as client:
         await client.enqueue(Task("work"), task_id="first")
@@ -169,6 +181,25 @@ async def test_an_error_of_one_call_is_not_the_next_ones(redis: Redis, redis_url
         await redis.rename("aside", keys.pending("default"))
         await client.enqueue(Task("work"), task_id="right")
     assert await pending(redis) == ["first", "right"]
+
+
+@pytest.mark.no_cluster("receipts are looked for on one server")
+async def test_a_lane_has_another_name_after_a_minute(redis: Redis, redis_url: str, monkeypatch) -> None:
+    """Redis knows a caller that stores tasks for two minutes from its first call."""
+    places = keys.receipt("default", "*")
+    async with asyncio.timeout(PATIENCE), Client(redis_url) as client:
+        for n in range(3):
+            await client.enqueue(Task("work"), task_id=f"before {n}")
+        [name] = await redis.keys(places)
+        assert await redis.get(name) == b"3"
+        monkeypatch.setattr(base, "STORING_CALLER", 0.0)
+        [lane] = client._batcher._lanes.values()  # type: ignore[union-attr]
+        for receipts in lane.free:
+            receipts._end = 0.0
+        for n in range(3):
+            await client.enqueue(Task("work"), task_id=f"after {n}")
+        counts = [int(count or 0) for count in await redis.mget(await redis.keys(places))]
+        assert sorted(counts) == [1, 1, 1, 3]
 
 
 async def test_a_number_too_large_for_the_wire_is_the_callers(redis: Redis, redis_url: str) -> None:

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from aioasynq import RDB, AioasynqError, Client, Server, Task
 from aioasynq.rdb.lifecycle import Leased
-from tests.server.stage import PATIENCE, Stage, assert_in_order, eventually, load_scripts, once_each, places
+from tests.server.stage import PATIENCE, Stage, assert_in_order, eventually, load_scripts, once_each, places, summed
 
 Call = Callable[[], Awaitable[object]]
 
@@ -237,14 +237,14 @@ async def test_done(redis: Redis, redis_url: str, cut: Cut) -> None:
 
 async def until_connections(redis: Redis, count: int) -> None:
     async def holds() -> bool:
-        return int((await redis.info("clients"))["connected_clients"]) <= count
+        return await summed(redis, "clients", "connected_clients") <= count
 
     await eventually(holds)
 
 
 async def test_start(redis: Redis, redis_url: str, stage: Stage, cut: Cut) -> None:
     """A start that was cut short leaves nothing behind, and can be made again."""
-    connections = int((await redis.info("clients"))["connected_clients"])
+    connections = await summed(redis, "clients", "connected_clients")
     threads = threading.active_count()
     tasks = asyncio.all_tasks()
     async with asyncio.timeout(PATIENCE):

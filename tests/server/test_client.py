@@ -55,6 +55,7 @@ STORED: dict[str, tuple[dict[str, Any], str, TaskState, bool]] = {
 }
 
 
+@pytest.mark.rows(90, 91, 94, 98)
 @pytest.mark.parametrize("unique", [False, True])
 @pytest.mark.parametrize(("options", "place", "state", "is_timed"), STORED.values(), ids=STORED)
 async def test_where_a_task_goes(
@@ -83,6 +84,7 @@ async def test_where_a_task_goes(
         assert await redis.get(msg.unique_key) == b"a"
 
 
+@pytest.mark.rows(95)
 async def test_an_id_that_is_taken(redis: Redis, redis_url: str) -> None:
     async with Client(redis_url) as client:
         await client.enqueue(Task("work", b"first"), task_id="a")
@@ -96,6 +98,7 @@ async def test_an_id_that_is_taken(redis: Redis, redis_url: str) -> None:
     assert await redis.exists(lock) == 0
 
 
+@pytest.mark.rows(98)
 async def test_a_lock_that_is_held(redis: Redis, redis_url: str) -> None:
     async with Client(redis_url) as client:
         await client.enqueue(Task("work", b"1"), task_id="a", unique=60)
@@ -171,6 +174,7 @@ def test_operation_timeouts_that_are_none(timeout: float) -> None:
 # ── whose it is ──
 
 
+@pytest.mark.rows(100)
 async def test_a_redis_that_was_given_stays_open(redis: Redis, redis_url: str) -> None:
     async with RDB(redis_url) as rdb:
         for given in (redis, rdb):

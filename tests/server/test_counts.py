@@ -86,5 +86,5 @@ async def test_redis_is_away(own_server: Callable[..., DevServer]) -> None:
         redis_server.kill()
         await eventually(lambda: server.counts.contact_lost == 1)
         await asyncio.to_thread(redis_server.restart)
-        await eventually(lambda: server._engine is not None and server._engine._contact.there)
+        await eventually(lambda: server._engine is not None and server._engine.contact.there)
         assert server.counts == Counts(contact_lost=1)

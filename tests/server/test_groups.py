@@ -37,6 +37,7 @@ async def put(client: Client, group: str, *payloads: str, **options: Any) -> Non
     )
 
 
+@pytest.mark.rows(130)
 async def test_groups_become_tasks(redis: Redis, redis_url: str) -> None:
     """Row 130: as soon as there are enough of them, and when no more come; what is left of a group waits."""
     stage = Groups()
@@ -56,6 +57,7 @@ async def _empty(redis: Redis) -> bool:
     return await places(redis) == {} and not await redis.exists(keys.aggregation_sets("default"))
 
 
+@pytest.mark.rows(130)
 async def test_the_longest_delay(redis_url: str) -> None:
     """More keep coming, so the group would never be quiet."""
     stage = Groups()

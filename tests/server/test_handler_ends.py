@@ -6,12 +6,13 @@ import asyncio
 import contextvars
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 
 from aioasynq import (
     RDB,
@@ -30,6 +31,7 @@ from aioasynq import (
     keys,
 )
 from aioasynq.message import TaskMessage
+from aioasynq.options import MAX_DURATION
 from aioasynq.proto.codec import decode_task
 from tests.server.stage import PATIENCE, Seen, assert_in_order, counted, eventually
 
@@ -68,6 +70,9 @@ ENDS = {
     "nothing, to be kept": End(options={"retention": 60}, place="completed", counted=(1, 0)),
     "an error": End(ValueError("bad"), place="retry", text="bad", retried=1, told=ValueError),
     "an error without text": End(KeyError(), place="retry", text="KeyError", retried=1, told=KeyError),
+    "an error that says a key and no more": End(
+        KeyError("user"), place="retry", text="KeyError: 'user'", retried=1, told=KeyError
+    ),
     "an error, and no retries": End(
         ValueError("bad"), options={"max_retry": 0}, place="archived", text="bad", told=ValueError
     ),
@@ -104,7 +109,7 @@ ENDS = {
     "RetryAfter, and no retries": End(
         RetryAfter(DELAY), options={"max_retry": 0}, place="retry", counted=(0, 0), told=RetryAfter
     ),
-    "SystemExit": End(SystemExit("exit"), place="retry", text="exit", retried=1, told=SystemExit),
+    "SystemExit": End(SystemExit("exit"), place="retry", text="SystemExit: exit", retried=1, told=SystemExit),
     "a cancellation of its own": End(
         asyncio.CancelledError(), place="retry", text="task cancelled", retried=1, told=TaskCancelledError
     ),
@@ -126,6 +131,7 @@ ENDS = {
 }
 
 
+@pytest.mark.rows(105, 106, 107, 108, 112)
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 async def test_the_end_of_a_handler(redis: Redis, redis_url: str, end: End) -> None:
     called, told = Seen(), Seen()
@@ -167,10 +173,49 @@ async def test_the_end_of_a_handler(redis: Redis, redis_url: str, end: End) -> N
         assert began + DELAY - 1 <= score <= time.time() + DELAY + 1
 
 
+async def test_the_log_says_what_is_handled_where_a_type_is_not(
+    redis_url: str, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server(redis_url)
+    for name in "abcdefg":
+        server.handler(name)(repr)
+    async with asyncio.timeout(PATIENCE), Client(redis_url) as client:
+        await client.enqueue(Task("other"), task_id="a")
+        async with server:
+            await eventually(lambda: _taken_and_settled(redis, server))
+    assert 'handler not found for task "other"; this server handles a, b, c, d, e and 2 more: was all' in caplog.text
+    assert (await message(redis)).error_msg == 'handler not found for task "other"'
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    {ValueError(): "ValueError", ValueError("bad"): "ValueError: bad", KeyError("user"): "KeyError: 'user'"}.items(),
+    ids=str,
+)
+async def test_the_log_names_the_class_of_an_error_once_and_shows_the_frames_of_the_handler(
+    redis_url: str, redis: Redis, caplog: pytest.LogCaptureFixture, error: Exception, line: str
+) -> None:
+    server = Server(redis_url)
+
+    @server.handler("work")
+    async def work(task: Task) -> None:
+        raise error
+
+    async with asyncio.timeout(PATIENCE), Client(redis_url) as client:
+        await client.enqueue(Task("work", max_retry=0))
+        async with server:
+            await eventually(lambda: _taken_and_settled(redis, server))
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.getMessage().partition("archive: ")[2] == line
+    assert record.exc_info is not None
+    assert [frame.name for frame in traceback.extract_tb(record.exc_info[2])] == ["work"]
+
+
 async def _taken_and_settled(redis: Redis, server: Server) -> bool:
     return server.running == 0 and not await redis.exists(keys.pending("default"), keys.active("default"))
 
 
+@pytest.mark.rows(105)
 async def test_a_task_fails_until_no_retries_are_left(redis: Redis, redis_url: str) -> None:
     """It runs once more than it may be retried; the error handler and the delay know how often it failed."""
     told, asked = Seen(), Seen()
@@ -215,8 +260,54 @@ async def test_a_retry_delay_that_is_none(redis: Redis, redis_url: str, delay: C
     assert before + 14 <= score <= time.time() + 46  # the default for the first time
 
 
+@pytest.mark.parametrize("error", [ValueError("bad"), RetryAfter(1e300)], ids=["retry_delay", "RetryAfter"])
+async def test_no_delay_is_longer_than_asynq_can_hold(redis: Redis, redis_url: str, error: Exception) -> None:
+    server = Server(redis_url, retry_delay=lambda *_: 1e300)
+
+    @server.handler("work")
+    async def work(task: Task) -> None:
+        raise error
+
+    async with asyncio.timeout(PATIENCE), Client(redis_url) as client, server:
+        await client.enqueue(Task("work"), task_id="a")
+        await eventually(lambda: _is_in(redis, keys.retry("default")))
+    score = await redis.zscore(keys.retry("default"), "a")
+    assert score is not None
+    assert MAX_DURATION < score <= time.time() + MAX_DURATION + 1
+
+
 async def _is_in(redis: Redis, place: str) -> bool:
     return await redis.zscore(place, "a") is not None
+
+
+RAISED: dict[str, BaseException] = {
+    "a bug": ZeroDivisionError("bug"),
+    "a bug behind an error": wrapped(ZeroDivisionError("bug")),
+    "what is no Exception": SystemExit("exit"),
+    "a group": ExceptionGroup("many", [ValueError("bad"), ZeroDivisionError("bug")]),
+}
+
+
+@pytest.mark.rows(115)
+@pytest.mark.parametrize("raised", RAISED.values(), ids=RAISED)
+async def test_an_error_is_told_by_its_class_wherever_it_stands(redis_url: str, raised: BaseException) -> None:
+    """Go asks whether an error was a panic. Here the error handler gets the very error, its cause, its place."""
+    told: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+
+    async def error_handler(task: Task, error: BaseException) -> None:
+        told.set_result(error)
+
+    server = Server(redis_url, error_handler=error_handler)
+
+    @server.handler("work")
+    async def work(task: Task) -> None:
+        raise raised
+
+    async with asyncio.timeout(PATIENCE), Client(redis_url) as client, server:
+        await client.enqueue(Task("work"), max_retry=0)
+        error = await told
+    assert error is raised
+    assert "work" in [frame.name for frame in traceback.extract_tb(error.__traceback__)]
 
 
 async def test_an_error_handler_that_fails(redis: Redis, redis_url: str) -> None:
@@ -244,6 +335,7 @@ RESULTS = {
 }
 
 
+@pytest.mark.rows(108)
 @pytest.mark.parametrize(("value", "stored"), RESULTS.values(), ids=RESULTS)
 async def test_results(redis: Redis, redis_url: str, value: object, stored: bytes | None) -> None:
     server = Server(redis_url)
@@ -260,6 +352,7 @@ async def test_results(redis: Redis, redis_url: str, value: object, stored: byte
     assert await redis.hget(keys.task("default", "kept"), "result") == stored
 
 
+@pytest.mark.rows(104)
 async def test_large_numbers_reach_a_typed_handler_unchanged(redis_url: str) -> None:
     seen = Seen()
     server = Server(redis_url)
@@ -283,6 +376,7 @@ async def test_large_numbers_reach_a_typed_handler_unchanged(redis_url: str) -> 
 # ── timeouts and deadlines ──
 
 
+@pytest.mark.rows(10, 114)
 async def test_timeouts_and_deadlines(redis: Redis, redis_url: str) -> None:
     """All at once, since each takes a second or two."""
     told = Seen()
@@ -343,6 +437,7 @@ CANCELLED = {
 }
 
 
+@pytest.mark.rows(128)
 @pytest.mark.parametrize(("does", "place", "text", "error"), CANCELLED.values(), ids=CANCELLED)
 async def test_a_task_is_cancelled(
     redis: Redis, redis_url: str, does: str, place: str, text: str, error: type[BaseException]
@@ -398,7 +493,12 @@ async def test_a_task_is_cancelled(
 
 
 async def _heard(rdb: RDB, task_id: str) -> bool:
-    return await rdb.publish_cancelation(task_id) > 0
+    heard = await rdb.publish_cancelation(task_id)
+    if isinstance(rdb.client, RedisCluster):  # each of its nodes counts its own
+        for node in rdb.client.get_nodes():
+            [(_, number)] = await rdb.client.execute_command("PUBSUB NUMSUB", keys.CANCEL, target_nodes=node)
+            heard += number
+    return heard > 0
 
 
 # ── threads and context ──
@@ -406,6 +506,7 @@ async def _heard(rdb: RDB, task_id: str) -> bool:
 REQUEST: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="none")
 
 
+@pytest.mark.rows(10)
 async def test_each_task_has_a_context_of_its_own(redis_url: str) -> None:
     """A copy of that in which the server was started; what a handler changes there no other sees."""
     seen = Seen()

@@ -104,6 +104,7 @@ ENDED = {
 }
 
 
+@pytest.mark.rows(127)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("row", ENDED.values(), ids=ENDED)
 async def test_a_server_whose_reply_is_lost(

@@ -18,6 +18,7 @@ MakeServer = Callable[..., DevServer]
 MakeProxy = Callable[..., Awaitable[Proxy]]
 
 
+@pytest.mark.rows(123, 127)
 async def test_redis_is_killed_while_tasks_run_and_are_enqueued(own_server: MakeServer) -> None:
     """Some have run and cannot be settled, some wait, some are on their way in."""
     redis_server = own_server(appendonly=True, config={"appendfsync": "always"})
@@ -82,6 +83,7 @@ async def test_redis_is_killed_again_and_again_under_load(own_server: MakeServer
     assert stage.began.times == once_each(stored)
 
 
+@pytest.mark.rows(118, 123)
 async def test_a_server_starts_without_redis(own_server: MakeServer, caplog: pytest.LogCaptureFixture) -> None:
     redis_server = own_server()
     redis_server.stop()
@@ -97,6 +99,7 @@ async def test_a_server_starts_without_redis(own_server: MakeServer, caplog: pyt
     assert sum(text.startswith("no contact with Redis") for text in texts) == 1
 
 
+@pytest.mark.rows(118)
 async def test_a_server_starts_and_ends_without_redis(own_server: MakeServer) -> None:
     redis_server = own_server()
     redis_server.stop()
@@ -132,6 +135,7 @@ async def test_a_server_ends_while_redis_is_silent(redis_url: str, proxy: MakePr
         between.resume()
 
 
+@pytest.mark.rows(119)
 async def test_a_flaky_redis(redis: Redis, redis_url: str, proxy: MakeProxy) -> None:
     """Down, up, down, up: each task ends once, as done or as retried."""
     between = await proxy()

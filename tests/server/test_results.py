@@ -89,6 +89,7 @@ async def test_a_server_that_tells_nobody(redis: Redis, redis_url: str) -> None:
         assert await wait == 1
 
 
+@pytest.mark.one_server("by a proxy")
 async def test_the_connection_of_a_listener_is_cut(redis: Redis, redis_url: str) -> None:
     gate = asyncio.Event()
     mux = ServeMux()
@@ -122,6 +123,7 @@ async def test_what_is_not_there_or_goes(redis: Redis, redis_url: str) -> None:
             await wait
 
 
+@pytest.mark.no_cluster("only one of its nodes knows who listens")
 async def test_nobody_listens_when_nobody_waits(redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "SILENCE", 0.05)
 

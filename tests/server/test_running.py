@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -72,3 +75,33 @@ async def test_it_stays_quick_while_there_are_tasks(pulse: Pulse, time: Time, he
     pulse._beat()
     time.now += Pulse.IDLE_INTERVAL
     assert pulse.standing() == 0
+
+
+@pytest.mark.rows(8)
+def test_threads_look_at_what_is_held_while_it_changes() -> None:
+    """The heartbeat's thread takes its snapshots whenever it wants to: all that stays is in each of them."""
+    held = Held()
+    stays: list[Any] = [object() for _ in range(100)]
+    comes: list[Any] = [object() for _ in range(100)]
+    for each in stays:
+        held.add(each)
+    begun = threading.Barrier(4)
+
+    def look() -> None:
+        begun.wait()
+        for _ in range(500):
+            seen = set(held.snapshot())
+            assert seen.issuperset(stays)
+            assert len(seen) <= len(stays) + len(comes)
+
+    with ThreadPoolExecutor(3) as threads:
+        lookers = [threads.submit(look) for _ in range(3)]
+        begun.wait()
+        while not all(looker.done() for looker in lookers):
+            for each in comes:
+                held.add(each)
+            for each in comes:
+                held.discard(each)
+        for looker in lookers:
+            looker.result()
+    assert set(held.snapshot()) == set(stays)

@@ -32,7 +32,7 @@ from aioasynq.devserver import DevServer
 from aioasynq.message import TaskMessage
 from aioasynq.proto.codec import decode_task, encode_task
 from aioasynq.server import heartbeat, recover_loop, server as server_module
-from tests.server.stage import PATIENCE, Seen, Stage, assert_in_order, counted, eventually, once_each, places
+from tests.server.stage import PATIENCE, Seen, Stage, assert_in_order, counted, eventually, once_each, places, summed
 from tests.support.proxy import Proxy
 
 MakeProxy = Callable[..., Awaitable[Proxy]]
@@ -74,7 +74,12 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a retry_delay that is none": ({"retry_delay": 5}, TypeError, "retry_delay must be callable, got 5"),
     "an is_failure that is none": ({"is_failure": None}, TypeError, "is_failure must be callable, got None"),
     "an error_handler that is none": ({"error_handler": 5}, TypeError, "error_handler must be callable or None, got 5"),
-    "an unknown option": ({"concurency": 5}, TypeError, "no option 'concurency'; it has .*concurrency"),
+    "an unknown option": (
+        {"concurency": 5},
+        TypeError,
+        r"no option 'concurency' \(did you mean concurrency\?\); it has archive_days",
+    ),
+    "arq's name of an option": ({"max_jobs": 5}, TypeError, r"'max_jobs' \(did you mean concurrency\?\)"),
     "a mux that is none": ({"mux": print}, TypeError, "mux must be a ServeMux, got "),
 }
 
@@ -90,12 +95,14 @@ def test_durations_may_be_timedeltas() -> None:
     assert (config.lease, config.shutdown_timeout) == (30.0, 0.0)
 
 
+@pytest.mark.rows(117)
 async def test_a_server_without_a_handler(redis_url: str) -> None:
     for server in (Server(redis_url), Server(redis_url, ServeMux())):
         with pytest.raises(ServerStateError, match="no handler"):
             await server.start()
 
 
+@pytest.mark.rows(117)
 async def test_a_server_starts_once(redis_url: str, stage: Stage) -> None:
     server = Server(redis_url, stage.mux)
     assert server.status == "new"
@@ -112,6 +119,7 @@ async def test_a_server_starts_once(redis_url: str, stage: Stage) -> None:
         await server.start()
 
 
+@pytest.mark.rows(117)
 async def test_a_server_that_was_shut_down_before_its_start(redis_url: str, stage: Stage) -> None:
     server = Server(redis_url, stage.mux)
     await server.shutdown()
@@ -142,6 +150,7 @@ async def test_memory_that_evicts_is_said_at_the_start(
 # ── work ──
 
 
+@pytest.mark.rows(102, 103)
 async def test_all_tasks_of_all_queues_are_processed(redis: Redis, redis_url: str, stage: Stage) -> None:
     names = [f"{queue} {n}" for queue in ("a", "b", "c") for n in range(100)]
     async with asyncio.timeout(PATIENCE), Client(redis_url) as client:
@@ -156,6 +165,7 @@ async def test_all_tasks_of_all_queues_are_processed(redis: Redis, redis_url: st
         assert await counted(redis, queue) == (100, 0)
 
 
+@pytest.mark.rows(120)
 async def test_a_client_that_was_given_stays_open(redis: Redis, stage: Stage) -> None:
     async with asyncio.timeout(PATIENCE):
         for n in range(2):
@@ -168,6 +178,7 @@ async def test_a_client_that_was_given_stays_open(redis: Redis, stage: Stage) ->
 # ── loops ──
 
 
+@pytest.mark.rows(124)
 async def test_due_tasks_come_and_others_stay(redis: Redis, redis_url: str, stage: Stage) -> None:
     async with asyncio.timeout(PATIENCE), Client(redis_url) as client:
         for name, delay in {"soon": 0.05, "later": 3600, "again": 3600}.items():
@@ -181,6 +192,7 @@ async def test_due_tasks_come_and_others_stay(redis: Redis, redis_url: str, stag
     assert await assert_in_order(redis) == {"scheduled": ["later"], "tasks": ["later"]}
 
 
+@pytest.mark.rows(126)
 async def test_expired_results_are_deleted_and_others_stay(redis: Redis, redis_url: str, stage: Stage) -> None:
     now = int(time.time())
     for name, score in {"old": now - 5, "new": now + 600}.items():
@@ -195,6 +207,7 @@ async def test_expired_results_are_deleted_and_others_stay(redis: Redis, redis_u
         await eventually(old_is_gone)
 
 
+@pytest.mark.rows(122)
 async def test_what_a_server_tells_of_itself(redis: Redis, redis_url: str, stage: Stage) -> None:
     stage.gate.clear()
     async with asyncio.timeout(PATIENCE), Client(redis_url) as client, RDB(redis_url) as rdb:
@@ -224,6 +237,7 @@ async def test_what_a_server_tells_of_itself(redis: Redis, redis_url: str, stage
         assert await redis.zcard(keys.servers()) == await redis.zcard(keys.workers()) == 0
 
 
+@pytest.mark.rows(128)
 async def test_cancelations_are_heard_though_redis_was_down_at_first(
     own_server: Callable[..., DevServer], stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +258,7 @@ async def test_cancelations_are_heard_though_redis_was_down_at_first(
             await eventually(lambda: server.running == 0)
 
 
+@pytest.mark.rows(129)
 async def test_health_check(redis_url: str, proxy: MakeProxy, stage: Stage) -> None:
     between = await proxy()
     seen = Seen()
@@ -267,6 +282,7 @@ async def test_health_check(redis_url: str, proxy: MakeProxy, stage: Stage) -> N
                 await seen.until(lambda errors: errors[-1] is None)
 
 
+@pytest.mark.rows(125)
 async def test_several_tasks_of_dead_owners_are_recovered(
     redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,6 +310,7 @@ async def test_several_tasks_of_dead_owners_are_recovered(
         assert decode_task(data).error_msg.startswith("task lease expired: elsewhere:7:server died")  # type: ignore[arg-type]
 
 
+@pytest.mark.rows(122)
 async def test_a_handler_that_blocks_the_loop_costs_no_leases(
     redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -478,6 +495,7 @@ async def test_an_error_handler_that_takes_its_time_at_a_shutdown(redis: Redis, 
     assert await assert_in_order(redis) == {"retry": ["a"], "tasks": ["a"]}
 
 
+@pytest.mark.rows(116)
 async def test_nothing_is_left_of_a_server(redis: Redis, redis_url: str, stage: Stage) -> None:
     """No asyncio task, no thread, no connection, no key."""
 
@@ -485,7 +503,7 @@ async def test_nothing_is_left_of_a_server(redis: Redis, redis_url: str, stage: 
     def in_thread(task: Task) -> None: ...
 
     async def connections() -> int:
-        return int((await redis.info("clients"))["connected_clients"])
+        return await summed(redis, "clients", "connected_clients")
 
     tasks, threads, before = asyncio.all_tasks(), set(threading.enumerate()), await connections()
     async with asyncio.timeout(PATIENCE), Client(redis_url) as client:  # noqa: SIM117 - the server ends first
@@ -497,7 +515,7 @@ async def test_nothing_is_left_of_a_server(redis: Redis, redis_url: str, stage: 
     assert {name for name in left if not name.startswith("asyncio_")} <= {
         name for name in left if name.startswith("aioasynq-handler")
     }
-    await eventually(lambda: not [t for t in threading.enumerate() if t.name.startswith("aioasynq")])
+    await eventually(lambda: not [t for t in {*threading.enumerate()} - threads if t.name.startswith("aioasynq")])
 
     async def closed() -> bool:
         return await connections() == before
@@ -573,6 +591,7 @@ async def a_program(redis_url: str, shutdown_timeout: float = 8.0) -> AsyncGener
             await process.wait()
 
 
+@pytest.mark.rows(116)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_lets_running_tasks_finish(redis: Redis, redis_url: str, number: signal.Signals) -> None:
     async with Client(redis_url) as client:

@@ -43,6 +43,7 @@ async def taken_by_python(redis: Redis) -> float:
 TAKEN = {"by Go": taken_by_go, "by Python": taken_by_python}
 
 
+@pytest.mark.rows(9, 109)
 @pytest.mark.parametrize("take", TAKEN.values(), ids=TAKEN)
 async def test_the_handler_is_ended(redis: Redis, redis_url: str, take: Callable[[Redis], Awaitable[float]]) -> None:
     began, ended, told = Seen(), Seen(), Seen()
@@ -153,6 +154,7 @@ OVER = {
 }
 
 
+@pytest.mark.rows(125)
 @pytest.mark.parametrize(("lease", "recovered"), OVER.values(), ids=OVER)
 @pytest.mark.parametrize("retries", [5, 0])
 async def test_recovery_leaves_live_owners_their_tasks(
@@ -190,6 +192,7 @@ async def test_recovery_waits_after_an_outage(redis: Redis, redis_url: str) -> N
     assert await places(redis) == HELD
 
 
+@pytest.mark.rows(9, 109)
 async def test_a_server_that_was_cut_off_gives_way(
     redis: Redis, redis_url: str, proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

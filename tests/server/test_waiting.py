@@ -13,7 +13,17 @@ from redis.asyncio import Redis
 
 from aioasynq import Client, Server, Task, keys
 from aioasynq.devserver import DevServer
-from tests.server.stage import PATIENCE, Stage, assert_in_order, counted, eventually, load_scripts, once_each, places
+from tests.server.stage import (
+    PATIENCE,
+    Stage,
+    assert_in_order,
+    counted,
+    eventually,
+    load_scripts,
+    once_each,
+    places,
+    summed,
+)
 from tests.support.proxy import Proxy
 
 MakeProxy = Callable[..., Awaitable[Proxy]]
@@ -29,7 +39,7 @@ async def stage(redis: Redis) -> Stage:
 
 async def blocked(redis: Redis) -> int:
     """How many connections wait in a BLMOVE."""
-    return int((await redis.info("clients"))["blocked_clients"])
+    return await summed(redis, "clients", "blocked_clients")
 
 
 async def active(redis: Redis, *queues: str) -> int:
@@ -211,6 +221,7 @@ async def run_all(redis_url: str, stage: Stage, waiting: dict[str, int], **optio
     return [task_id.split()[0] for task_id in stage.began.all]
 
 
+@pytest.mark.rows(111)
 @pytest.mark.parametrize("concurrency", [1, 3])
 async def test_strict_priority(redis_url: str, stage: Stage, concurrency: int) -> None:
     waiting = {"low": 6, "high": 6, "middle": 6}

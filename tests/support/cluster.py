@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.retry import Retry
 
 from aioasynq.devserver import HOST, DevServer, DevServerError
 
@@ -29,11 +34,22 @@ class Cluster:
         binary: the server program; ``None`` takes what ``find_server`` finds.
         replicas: replicas for each master.
         config: further settings of every server.
+        tls: settings of a server's TLS, its certificate and so on; the servers then speak TLS among themselves, and to
+            clients on :attr:`tls_port` as well.
     """
 
-    def __init__(self, binary: Path | None = None, *, replicas: int = 0, config: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        binary: Path | None = None,
+        *,
+        replicas: int = 0,
+        config: dict[str, str] | None = None,
+        tls: dict[str, str] | None = None,
+    ) -> None:
         self._binary = binary
         self._replicas = replicas
+        self._tls = {**tls, "tls-cluster": "yes", "tls-replication": "yes"} if tls else {}
+        self._tls_ports: dict[DevServer, int] = {}
         self._config = {
             "cluster-enabled": "yes",
             "cluster-config-file": "nodes.conf",
@@ -62,6 +78,11 @@ class Cluster:
         return self.masters[0].port
 
     @property
+    def tls_port(self) -> int:
+        """The same, for TLS."""
+        return self._tls_ports[self.masters[0]]
+
+    @property
     def url(self) -> str:
         """In the scheme that tells a Cluster from a single server."""
         return f"redis-cluster://{HOST}:{self.port}"
@@ -84,8 +105,65 @@ class Cluster:
 
     def flush(self) -> None:
         """Delete every key."""
+        for server in self.servers:
+            if _ask(server, "ROLE")[0] == b"master":
+                _ask(server, "FLUSHALL")
+
+    def holder(self, key: str) -> DevServer:
+        """The master that holds *key*, as most servers that answer see it."""
+        slot = key_slot(key.encode())
+        named: list[int] = []
+        for server in self.servers:
+            with suppress(redis.RedisError):
+                for first, last, (_, port, *_), *_ in _ask(server, "CLUSTER", "SLOTS"):
+                    if first <= slot <= last:
+                        named.append(port)
+        port = max(set(named), key=named.count)
+        return next(server for server in self.servers if server.port == port)
+
+    async def until_failed_over(self, old: DevServer, key: str) -> DevServer:
+        """Wait until another master than *old* holds *key*, and return it."""
+        while (holder := await asyncio.to_thread(self.holder, key)) is old:
+            await asyncio.sleep(_POLL)
+        return holder
+
+    async def until_complete(self) -> None:
+        """Wait until every server says that the Cluster is complete, and each replica follows its master."""
+        for server in self.servers:
+            await asyncio.to_thread(_wait, self._is_in_order, server, "finds the Cluster incomplete")
+
+    async def move_slot(self, key: str, to: DevServer, *, step: int = 10, pause: float = 0.0) -> int:
+        """Move the slot of *key* to another master as ``redis-cli --cluster reshard`` does, under way or not.
+
+        Args:
+            step: keys that are moved at once.
+            pause: seconds to wait after each step.
+
+        Returns:
+            How many keys were moved.
+        """
+        slot, source = key_slot(key.encode()), self.holder(key)
+        here, there = (_text(_ask(server, "CLUSTER", "MYID")) for server in (source, to))
+        moved = 0
+        async with AsyncRedis.from_url(source.url) as old, AsyncRedis.from_url(to.url) as new:
+            await new.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", here)
+            await old.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", there)
+            while keys := await old.execute_command("CLUSTER", "GETKEYSINSLOT", slot, step):
+                await old.execute_command("MIGRATE", HOST, to.port, "", 0, 5000, "KEYS", *keys)
+                moved += len(keys)
+                await asyncio.sleep(pause)
+            await new.execute_command("CLUSTER", "SETSLOT", slot, "NODE", there)
+            await old.execute_command("CLUSTER", "SETSLOT", slot, "NODE", there)
         for server in self.masters:
-            _ask(server, "FLUSHALL")
+            if server not in (source, to):
+                _ask(server, "CLUSTER", "SETSLOT", slot, "NODE", there)
+        return moved
+
+    def _is_in_order(self, server: DevServer) -> bool:
+        info = _text(_ask(server, "INFO", "replication"))
+        if "cluster_state:ok" not in _text(_ask(server, "CLUSTER", "INFO")):
+            return False
+        return "role:master" in info or "master_link_status:up" in info
 
     def __enter__(self) -> Self:
         self.start()
@@ -96,9 +174,14 @@ class Cluster:
 
     def _start_server(self, opened: ExitStack) -> DevServer:
         for tries_left in reversed(range(_PORT_TRIES)):
-            server = DevServer(self._binary, port=secrets.choice(_PORTS), config=self._config)
+            tls_port = secrets.choice(_PORTS)
+            tls = {**self._tls, "tls-port": str(tls_port)} if self._tls else {}
+            server = DevServer(self._binary, port=secrets.choice(_PORTS), config=self._config | tls)
             try:
-                return opened.enter_context(server)
+                opened.enter_context(server)
+                if tls:
+                    self._tls_ports[server] = tls_port
+                return server
             except DevServerError as exc:
                 if "already in use" not in str(exc) or not tries_left:
                     raise
@@ -114,7 +197,7 @@ class Cluster:
         for server in self.servers:
             for other in self.servers:
                 if other is not server:
-                    _ask(server, "CLUSTER", "MEET", HOST, other.port)
+                    _ask(server, "CLUSTER", "MEET", HOST, self._tls_ports.get(other, other.port))
         for server in self.servers:
             _wait(self._knows_all, server, "does not know all others")
         for i, server in enumerate(self.replicas):
@@ -137,7 +220,7 @@ class Cluster:
 
 
 def _ask(server: DevServer, *command: str | int) -> Any:
-    with redis.Redis.from_url(server.url) as client:
+    with redis.Redis.from_url(server.url, retry=Retry(NoBackoff(), 0), socket_timeout=5.0) as client:
         client.response_callbacks.clear()  # the plain reply of every version, not what the library makes of it
         return client.execute_command(*command)
 
@@ -148,7 +231,10 @@ def _text(reply: Any) -> str:
 
 def _wait(condition: Callable[[DevServer], bool], server: DevServer, trouble: str) -> None:
     deadline = time.monotonic() + _FORM_TIMEOUT
-    while not condition(server):
+    while True:
+        with suppress(redis.ConnectionError):  # it is being started
+            if condition(server):
+                return
         if time.monotonic() > deadline:
             raise DevServerError(f"the server on port {server.port} {trouble} after {_FORM_TIMEOUT:g} s")
         time.sleep(_POLL)

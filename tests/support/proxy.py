@@ -170,8 +170,12 @@ class Proxy:
         for _, waiter in self._waiters:
             waiter.cancel()
         self._waiters.clear()
-        for _ in range(3):  # turns in which a socket that was being connected is closed
+        for _ in range(10):  # turns in which a socket that was being connected appears, and is closed
             await asyncio.sleep(0)
+            late = [link for link in self.links if not link.is_cut]
+            for link in late:
+                link.cut()
+            await asyncio.gather(*(link.gone.wait() for link in late))
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -139,6 +139,12 @@ class State:
         return {queue: state for queue, state in states.items() if state != State(group_names=set())}
 
     @classmethod
+    async def read_all_named(cls, redis: Redis | RedisCluster) -> dict[str, State]:
+        """What Redis holds of each queue that has a name among all queues, also of those that are empty."""
+        names = await redis.smembers(keys.queues())
+        return {_text(name): await cls.read(redis, _text(name)) for name in sorted(names)}
+
+    @classmethod
     async def _read(cls, redis: Redis | RedisCluster, queue: str, names: list[bytes]) -> State:
         state = cls(group_names=set())
         prefix = keys.prefix(queue)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import example, given, settings, strategies as st
+from msgspec.structs import replace
 
 from aioasynq.errors import MessageDecodeError
 from aioasynq.message import (
@@ -19,6 +19,7 @@ from aioasynq.message import (
     TaskMessage,
     WorkerInfo,
 )
+from aioasynq.proto import codec
 from aioasynq.proto.codec import (
     decode_scheduler_entry,
     decode_scheduler_event,
@@ -40,7 +41,7 @@ class Codec(NamedTuple):
     decode: Callable[[bytes], Any]
 
 
-CODECS = {
+CODECS: dict[Any, Codec] = {
     TaskMessage: Codec(encode_task, decode_task),
     ServerInfo: Codec(encode_server, decode_server),
     WorkerInfo: Codec(encode_worker, decode_worker),
@@ -237,11 +238,13 @@ VECTORS = {
 }
 
 
+@pytest.mark.rows(6, 7)
 @pytest.mark.parametrize(("record", "data"), VECTORS.values(), ids=VECTORS)
 def test_asynqs_bytes_are_read(record, data):
     assert CODECS[type(record)].decode(bytes.fromhex(data)) == record
 
 
+@pytest.mark.rows(6, 7)
 @pytest.mark.parametrize(("record", "data"), VECTORS.values(), ids=VECTORS)
 def test_asynqs_bytes_are_written(record, data):
     written = CODECS[type(record)].encode(record)
@@ -305,6 +308,19 @@ def tasks(text: st.SearchStrategy[str] = st.text(), names: st.SearchStrategy[str
     )
 
 
+def plain_tasks():
+    """As most are enqueued: without what only some tasks have."""
+    return st.builds(
+        TaskMessage,
+        type=st.text(),
+        payload=st.none() | st.binary(),
+        id=SOME_TEXT,
+        queue=SOME_TEXT,
+        retry=INT32,
+        timeout=INT64,
+    )
+
+
 def records(text: st.SearchStrategy[str] = st.text()):  # noqa: B008 - a value
     """Servers, running tasks, scheduler entries and events."""
     return st.one_of(
@@ -347,10 +363,11 @@ def records(text: st.SearchStrategy[str] = st.text()):  # noqa: B008 - a value
 
 
 def there_and_back(record):
-    codec = CODECS[type(record)]
-    return codec.decode(codec.encode(record))
+    encode, decode = CODECS[type(record)]
+    return decode(encode(record))
 
 
+@pytest.mark.rows(6)
 @settings(deadline=None)
 @given(tasks())
 @example(TaskMessage(type="", id="i", queue="q"))
@@ -359,12 +376,33 @@ def test_any_task_survives_row_6(msg):
     assert there_and_back(msg) == msg
 
 
+@settings(deadline=None)
+@given(plain_tasks())
+@example(TaskMessage(type="t" * 128, payload=b"x" * 16_384, id="i" * 128, queue="q" * 128))
+@example(TaskMessage(type="t", payload=b"x" * 127, id="i" * 127, queue="q", retry=2**31 - 1, timeout=-1))
+def test_a_task_that_is_put_together_of_kept_bytes_is_the_same(msg):
+    assert encode_task(msg) == codec._task_bytes(msg)
+    codec._before.clear()
+    codec._behind.clear()
+    assert encode_task(msg) == codec._task_bytes(msg)
+
+
+def test_kept_bytes_are_bounded(monkeypatch):
+    monkeypatch.setattr(codec, "_MAX_ENDS", 3)
+    for n in range(10):
+        assert decode_task(encode_task(TaskMessage(type=f"t{n}", id="i", queue=f"q{n}"))).type == f"t{n}"
+        assert len(codec._before) <= 3
+        assert len(codec._behind) <= 3
+
+
+@pytest.mark.rows(6)
 def test_a_payload_of_no_bytes_is_read_as_none_row_6():
     msg = TaskMessage(type="t", payload=b"", id="i", queue="q")
     assert encode_task(msg) == encode_task(replace(msg, payload=None))
     assert there_and_back(msg).payload is None
 
 
+@pytest.mark.rows(7)
 @settings(deadline=None)
 @given(records())
 @example(ServerInfo())
@@ -376,6 +414,7 @@ def test_any_other_record_survives_row_7(record):
 SUB_SECOND_TIMES = [0, 1, SECOND - 1, 1767225600_123456789, -1, GO_ZERO_TIME, GO_ZERO_TIME + 1]
 
 
+@pytest.mark.rows(7)
 @pytest.mark.parametrize("time", SUB_SECOND_TIMES)
 def test_times_survive_to_the_nanosecond_row_7(time):
     assert there_and_back(SchedulerEnqueueEvent(task_id="i", enqueue_time=time)).enqueue_time == time
@@ -518,9 +557,9 @@ def damaged(draw):
 @settings(deadline=None, max_examples=300)
 @given(st.binary() | damaged())
 def test_junk_raises_nothing_but_message_decode_error(data):
-    for record, codec in CODECS.items():
+    for record, (_, decode) in CODECS.items():
         try:
-            found = codec.decode(data)
+            found = decode(data)
         except MessageDecodeError:
             continue
         assert type(found) is record

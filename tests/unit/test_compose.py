@@ -23,6 +23,7 @@ def composed(task: Task | None = None, **options: Any) -> Composed:
     return compose(task or Task("t", b"p"), Options.of(**options), NOW)
 
 
+@pytest.mark.rows(93)
 def test_defaults():
     """Row 93."""
     got = composed()
@@ -65,6 +66,7 @@ MESSAGES = {
 }
 
 
+@pytest.mark.rows(92, 95, 99)
 @pytest.mark.parametrize(("options", "fields"), MESSAGES.values(), ids=MESSAGES)
 def test_message(options, fields):
     msg = composed(**options).msg
@@ -110,6 +112,7 @@ ROUTES = {
 }
 
 
+@pytest.mark.rows(90, 91, 94)
 @pytest.mark.parametrize(("options", "expected"), ROUTES.values(), ids=ROUTES)
 @pytest.mark.parametrize("unique", [False, True], ids=["plain", "unique"])
 def test_route(options, expected, unique):
@@ -132,6 +135,7 @@ UNIQUE_TTLS = {
 }
 
 
+@pytest.mark.rows(98)
 @pytest.mark.parametrize(("options", "ttl"), UNIQUE_TTLS.values(), ids=UNIQUE_TTLS)
 def test_unique_ttl(options, ttl):
     assert composed(**options).unique_ttl == ttl
@@ -151,6 +155,7 @@ def test_unique_key(payload, key):
     assert composed(task, queue="q", unique=60, max_retry=1, task_id="x").msg.unique_key == key
 
 
+@pytest.mark.rows(97)
 def test_the_calls_options_win_over_the_tasks():
     """Rows 92 and 97."""
     task = Task("t", queue="low", max_retry=3, process_at=NOW + 60, timeout=10, headers={"a": "1", "b": "1"})
@@ -166,6 +171,7 @@ def test_a_call_may_take_back_what_a_task_says():
     assert (got.msg.timeout, got.route) == (1800, "enqueue")
 
 
+@pytest.mark.rows(99)
 @pytest.mark.parametrize("options", [{}, {"queue": "low"}], ids=["no options", "options"])
 def test_headers_of_the_message_are_its_own(options):
     """Row 99."""
@@ -199,6 +205,7 @@ mux = ServeMux()
 async def typed() -> None: ...
 
 
+@pytest.mark.rows(96)
 @pytest.mark.parametrize("task", [None, "t", typed], ids=["96: None", "text", "a typed function itself"])
 def test_only_a_task_is_taken(task):
     with pytest.raises(TypeError, match=r"^task must be a Task .*, got "):
@@ -253,6 +260,7 @@ def test_a_forked_process_gets_ids_of_its_own():
 # What users see
 
 
+@pytest.mark.rows(92)
 def test_info_of_a_composed_task():
     """Row 92: what is returned."""
     got = composed(queue="low", timeout=5, deadline=1_800_000_000, process_in=60, retention=10, headers={"a": "1"})

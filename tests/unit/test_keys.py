@@ -31,6 +31,7 @@ ROW_1_AND_5_OF_A_QUEUE = {
 }
 
 
+@pytest.mark.rows(1, 2, 5)
 @pytest.mark.parametrize("queue", QUEUES)
 @pytest.mark.parametrize(
     ("key", "text"), ROW_1_AND_5_OF_A_QUEUE.values(), ids=[name.replace(" ", "-") for name in ROW_1_AND_5_OF_A_QUEUE]
@@ -66,6 +67,7 @@ FIXED = {
 }
 
 
+@pytest.mark.rows(1, 2, 3, 5)
 @pytest.mark.parametrize(("key", "text"), FIXED.values(), ids=FIXED)
 def test_key(key, text):
     assert key == text
@@ -82,6 +84,7 @@ DAYS = {
 }
 
 
+@pytest.mark.rows(2)
 @pytest.mark.parametrize(("moment", "day"), DAYS.values(), ids=DAYS)
 def test_day_of_a_moment(moment, day):
     assert keys.day(moment.timestamp()) == day
@@ -115,6 +118,7 @@ UNIQUE = {
 }
 
 
+@pytest.mark.rows(4)
 @pytest.mark.parametrize(("queue", "task_type", "payload", "key"), UNIQUE.values(), ids=UNIQUE)
 def test_unique_key(queue, task_type, payload, key):
     assert keys.unique(queue, task_type, payload) == key

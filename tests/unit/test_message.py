@@ -22,6 +22,7 @@ EFFECTIVE_DEADLINE = {
 }
 
 
+@pytest.mark.rows(114)
 @pytest.mark.parametrize(("timeout", "deadline", "end"), EFFECTIVE_DEADLINE.values(), ids=EFFECTIVE_DEADLINE)
 def test_effective_deadline(timeout, deadline, end):
     msg = TaskMessage(type="t", id="i", queue="q", timeout=timeout, deadline=deadline)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Coroutine
 from functools import partial, wraps
 from typing import Any
 from unittest.mock import AsyncMock
@@ -14,9 +13,9 @@ import pytest
 
 from aioasynq import mux as mux_module
 from aioasynq.context import CURRENT, RUN_IN_THREAD, current_task
-from aioasynq.errors import HandlerNotFoundError, PayloadError
+from aioasynq.errors import HandlerNotFoundError
+from aioasynq.hooks import NO_HOOKS, Hooks
 from aioasynq.mux import ServeMux
-from aioasynq.options import EMPTY, Options
 from aioasynq.task import Task
 
 # Patterns
@@ -48,6 +47,7 @@ MATCHES = {
 }
 
 
+@pytest.mark.rows(145)
 @pytest.mark.parametrize(("type_", "pattern"), MATCHES.values(), ids=MATCHES)
 @pytest.mark.parametrize("patterns", [OVERLAPPING, OVERLAPPING[::-1]], ids=["in order", "reversed"])
 async def test_match(type_, pattern, patterns):
@@ -57,6 +57,7 @@ async def test_match(type_, pattern, patterns):
     assert mux.find(type_) is mux.find(pattern)
 
 
+@pytest.mark.rows(147)
 @pytest.mark.parametrize("type_", ["csv", "csv:expor", "Email:signup", "emai", " email:"])
 async def test_no_match(type_):
     """Row 147."""
@@ -75,19 +76,26 @@ async def test_what_is_missing_is_said_when_it_is_awaited():
         await coroutine
 
 
+class Yields:
+    async def __call__(self, task: Task):
+        yield task
+
+
 INVALID = {
     "146: None": ("a", None, ValueError, "handler of 'a' must not be None"),
     "146: empty pattern": ("", partial(answer, ""), ValueError, "invalid pattern: .* got ''"),
     "146: blank pattern": (" \t", partial(answer, ""), ValueError, "invalid pattern"),
     "pattern that is no text": (5, partial(answer, ""), ValueError, "invalid pattern: .* got 5"),
-    "146: pattern twice": ("taken", partial(answer, ""), ValueError, "pattern 'taken' already has a handler"),
+    "146: pattern twice": ("taken", partial(answer, ""), ValueError, "already has a handler: .*answer"),
     "not callable": ("a", "email", TypeError, "handler of 'a' must be a function of one task, got 'email'"),
     "no argument": ("a", lambda: None, TypeError, "handler of 'a' must be a function of one task"),
     "two arguments": ("a", lambda task, other: None, TypeError, "missing a required argument: 'other'"),
     "generator": ("a", lambda task: (yield), TypeError, "must not yield"),
+    "object that yields": ("a", Yields(), TypeError, "must not yield"),
 }
 
 
+@pytest.mark.rows(146)
 @pytest.mark.parametrize(("pattern", "handler", "error", "text"), INVALID.values(), ids=INVALID)
 def test_registration_is_checked(pattern, handler, error, text):
     mux = mux_of("taken")
@@ -238,6 +246,7 @@ def recorder(name: str, seen: list[str]) -> Any:
     return middleware
 
 
+@pytest.mark.rows(148)
 async def test_middleware_runs_in_order_around_the_handler():
     """Row 148."""
     seen: list[str] = []
@@ -263,6 +272,7 @@ async def test_middleware_may_be_added_while_it_works():
     assert seen == ["late t", "late after"]
 
 
+@pytest.mark.rows(148)
 async def test_middleware_sees_unknown_types():
     seen: list[str] = []
     mux = ServeMux()
@@ -294,10 +304,120 @@ async def test_an_object_may_be_middleware():
     assert await mux(Task("a")) == "A"
 
 
-@pytest.mark.parametrize("middleware", [lambda task, call_next: None, None, "x"], ids=["plain", "None", "text"])
-def test_middleware_must_be_async(middleware):
-    with pytest.raises(TypeError, match="middleware must be an async function"):
+async def _of_one(task):
+    del task
+
+
+@pytest.mark.parametrize(
+    "middleware", [lambda task, call_next: None, None, "x", _of_one], ids=["plain", "None", "text", "of one argument"]
+)
+def test_middleware_must_be_an_async_function_of_two(middleware):
+    with pytest.raises(TypeError, match="middleware must be an async function of a task and the next step, got "):
         ServeMux().use(middleware)
+
+
+async def test_middleware_of_one_handler_is_inside_that_of_the_mux():
+    seen: list[str] = []
+    mux = ServeMux()
+    mux.use(recorder("mux", seen))
+    own = [recorder("first", seen), recorder("second", seen)]
+
+    @mux.task("typed", middleware=own)
+    async def typed() -> str:
+        return "typed"
+
+    @mux.handler("raw", middleware=own[:1])
+    async def raw(task: Task) -> str:
+        return "raw"
+
+    @mux.task("bare")
+    async def bare() -> str:
+        return "bare"
+
+    assert [await mux(Task(each)) for each in ("typed", "raw", "bare")] == ["typed", "raw", "bare"]
+    assert seen == [
+        *("mux typed", "first typed", "second typed", "second after", "first after", "mux after"),
+        *("mux raw", "first raw", "first after", "mux after"),
+        *("mux bare", "mux after"),
+    ]
+
+
+async def test_a_mux_within_another_may_have_middleware_there():
+    seen: list[str] = []
+    outer = ServeMux()
+    outer.add("a", mux_of("a"), middleware=[recorder("around", seen)])
+    assert await outer(Task("a")) == "a"
+    assert seen == ["around a", "around after"]
+
+
+WRONG_OPTIONS = {
+    "middleware that is plain": ({"middleware": [len]}, TypeError, "middleware must be an async function"),
+    "middleware that is no list": ({"middleware": recorder("m", [])}, TypeError, "middleware must be a list of async"),
+    "an option of tasks": (
+        {"queue": "low"},
+        TypeError,
+        "a handler has no option 'queue'; it has retry, dont_retry, mi",
+    ),
+    "a wrong delay": ({"retry": -1}, ValueError, "retry must be from 0 to 9223372036 seconds, got -1"),
+    "no class of errors": ({"dont_retry": ["x"]}, TypeError, "dont_retry must be classes of exceptions.* got 'x'"),
+}
+
+
+@pytest.mark.parametrize(("options", "error", "text"), WRONG_OPTIONS.values(), ids=WRONG_OPTIONS)
+def test_options_of_a_handler_are_checked(options, error, text):
+    mux = ServeMux()
+    with pytest.raises(error, match=text):
+        mux.add("a", plain_answer, **options)
+    with pytest.raises(error, match=text):
+        mux.handler("a", **options)(plain_answer)
+    assert mux.patterns == ()
+
+
+def test_what_has_rules_of_its_own_is_given_no_others():
+    mux = ServeMux()
+
+    @mux.task("t")
+    async def typed() -> None: ...
+
+    with pytest.raises(TypeError, match=r"options of 'b' are those of <TaskType 't'.*got retry besides"):
+        mux.add("b", typed, retry=1)
+    with pytest.raises(TypeError, match="a mux as handler of 'b' has the rules of its own handlers, got retry"):
+        mux.add("b", mux_of("b"), retry=1)
+
+
+# What comes after a try, and who is told
+
+
+def test_hooks_of_a_mux_within_another_come_after_its():
+    outer, inner = ServeMux(), ServeMux()
+
+    async def first(task: Task) -> None: ...
+    def second(task: Task) -> None: ...
+
+    outer.add("in:", inner)
+    inner.add("in:a", plain_answer, retry=5, dont_retry=KeyError)
+    outer.add("out", plain_answer)
+    assert outer.ends("in:a").hooks == outer.ends("unknown").hooks == NO_HOOKS
+    assert inner.on_start(second) is second
+    assert outer.on_start(first) is first
+    assert outer.ends("in:a").hooks.start == (first, second)
+    assert outer.ends("in:a").dont_retry == (KeyError,)
+    assert outer.ends("out") == outer.ends("unknown") == outer.ends("out") == (None, (), Hooks(start=(first,)))
+
+
+HOOKS = {
+    "on_start": ("on_start", lambda: None, "on_start must be a function of 1 argument, got"),
+    "on_success": ("on_success", lambda task: None, "on_success must be a function of 2 arguments, got .* too many"),
+    "on_failure": ("on_failure", "text", "on_failure must be a function of 2 arguments, got 'text'"),
+    "on_retry": ("on_retry", lambda task, error: None, "on_retry must be a function of 3 arguments"),
+    "on_archive": ("on_archive", lambda task, error: (yield), "on_archive must be .* that does not yield"),
+}
+
+
+@pytest.mark.parametrize(("name", "hook", "text"), HOOKS.values(), ids=HOOKS)
+def test_hooks_are_checked(name, hook, text):
+    with pytest.raises(TypeError, match=text):
+        getattr(ServeMux(), name)(hook)
 
 
 # One mux in another
@@ -327,254 +447,3 @@ def test_a_mux_is_not_its_own_handler():
     mux = ServeMux()
     with pytest.raises(ValueError, match="must not be the mux itself"):
         mux.add("a", mux)
-
-
-# Typed handlers
-
-
-def typed_mux() -> tuple[ServeMux, Any]:
-    mux = ServeMux()
-
-    @mux.task("email:welcome", queue="critical", max_retry=5, headers={"from": "us"})
-    async def welcome(user_id: int, lang: str = "en", *, flags: list[str] | None = None) -> tuple[object, ...]:
-        """Say hello."""
-        return user_id, lang, flags
-
-    return mux, welcome
-
-
-async def test_a_typed_task_goes_there_and_back():
-    mux, welcome = typed_mux()
-    task = welcome.task(user_id=42, flags=["a"])
-    assert (task.type, task.payload) == ("email:welcome", b'{"user_id":42,"flags":["a"]}')
-    assert await mux(task) == (42, "en", ["a"])
-
-
-async def test_a_typed_function_is_still_one():
-    _, welcome = typed_mux()
-    assert await welcome(1, "de") == (1, "de", None)
-    assert (welcome.type, welcome.__name__, welcome.__doc__) == ("email:welcome", "welcome", "Say hello.")
-    assert list(inspect.signature(welcome).parameters) == ["user_id", "lang", "flags"]
-    assert repr(welcome).startswith("<TaskType 'email:welcome': <function ")
-
-
-def test_type_checkers_know_the_arguments():
-    mux = ServeMux()
-
-    @mux.task("t")
-    async def handler(a: int) -> str:
-        return str(a)
-
-    task: Task = handler.task(a=1)
-    wrong: Task = handler.task(a="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    call: Coroutine[Any, Any, str] = handler(1)
-    call.close()
-    assert (task.payload, wrong.payload) == (b'{"a":1}', b'{"a":"1"}')  # values are not checked in this form
-
-
-def test_a_typed_task_has_the_options_of_its_type():
-    """Row 97."""
-    _, welcome = typed_mux()
-    one, other = welcome.task(1), welcome.task(1)
-    assert one.options == Options.of(queue="critical", max_retry=5)
-    assert (one.queue, one.max_retry, one.id) == ("critical", 5, "")
-    assert one.headers == {"from": "us"}
-    one.headers["a"] = "1"
-    assert other.headers == {"from": "us"}
-
-
-def test_a_type_without_options_has_none():
-    mux = ServeMux()
-
-    @mux.task("t")
-    async def handler() -> None: ...
-
-    assert handler.task().options is EMPTY
-    assert handler.task().payload == b"{}"
-
-
-CALLS = {
-    "by name": ((), {"user_id": 1}, b'{"user_id":1}'),
-    "by position": ((1, "de"), {}, b'{"user_id":1,"lang":"de"}'),
-    "both": ((1,), {"flags": [], "lang": "de"}, b'{"user_id":1,"lang":"de","flags":[]}'),
-    "in one order, whatever the call's": (
-        (),
-        {"flags": [], "lang": "de", "user_id": 1},
-        b'{"user_id":1,"lang":"de","flags":[]}',
-    ),
-    "None is a value": ((1, None), {}, b'{"user_id":1,"lang":null}'),
-}
-
-
-@pytest.mark.parametrize(("args", "kwargs", "payload"), CALLS.values(), ids=CALLS)
-def test_arguments_become_json(args, kwargs, payload):
-    _, welcome = typed_mux()
-    assert welcome.task(*args, **kwargs).payload == payload
-
-
-MISFITS = {
-    "missing": ((), {}, "missing a required argument: 'user_id'"),
-    "unknown": ((), {"user_id": 1, "user": 2}, "got an unexpected keyword argument 'user'"),
-    "too many": ((1, "de", []), {}, "too many positional arguments"),
-    "twice": ((1,), {"user_id": 1}, "multiple values for argument 'user_id'"),
-    "not JSON": ((object(),), {}, "an argument cannot be JSON"),
-    "complex": ((), {"user_id": 1j}, "an argument cannot be JSON"),
-}
-
-
-@pytest.mark.parametrize(("args", "kwargs", "text"), MISFITS.values(), ids=MISFITS)
-def test_arguments_that_do_not_fit(args, kwargs, text):
-    _, welcome = typed_mux()
-    with pytest.raises(TypeError, match=f"^task 'email:welcome': .*{text}"):
-        welcome.task(*args, **kwargs)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [float("nan"), float("inf"), [1, [float("-inf")]], {"a": (1.0, float("nan"))}, "\ud800"],
-    ids=["nan", "inf", "in a list", "in an object", "surrogate"],
-)
-def test_values_that_json_would_change_are_refused(value):
-    _, welcome = typed_mux()
-    with pytest.raises(ValueError, match=r"^task 'email:welcome': .* cannot be JSON: "):
-        welcome.task(user_id=1, flags=value)
-
-
-def test_null_is_no_wrong_number():
-    _, welcome = typed_mux()
-    payload = welcome.task(user_id=0, lang="null", flags=[None, 1.5, {"a": None}, True]).payload
-    assert payload == b'{"user_id":0,"lang":"null","flags":[null,1.5,{"a":null},true]}'
-
-
-@pytest.mark.parametrize("number", [2**53 + 1, -(2**63) - 1, 2**64, 10**30, 0.1, -0.0, 1e300], ids=repr)
-async def test_numbers_stay_exact(number):
-    """Row 104."""
-    mux, welcome = typed_mux()
-    got: Any = await mux(welcome.task(user_id=number))
-    assert (repr(got[0]), type(got[0])) == (repr(number), type(number))
-    got = await mux(Task("email:welcome", f'{{"user_id": {number!r}}}'))
-    assert (repr(got[0]), type(got[0])) == (repr(number), type(number))
-
-
-BAD_PAYLOADS = {
-    "not JSON": (b"hello", "is not valid JSON"),
-    "cut off": (b'{"user_id": 1', "is not valid JSON"),
-    "not UTF-8": (b'{"user_id": "\xff"}', "is not valid JSON"),
-    "key that is not UTF-8": (b'{"\xff": 1}', "is not valid JSON"),
-    "more after it": (b'{"user_id":1} x', "is not valid JSON"),
-    "nested without end": (b'{"user_id":' + b"[" * 100_000, "is not valid JSON"),
-    "number beyond all floats": (b'{"user_id":1e999}', "is not valid JSON"),
-    "array": (b"[1]", "must be a JSON object, got an array"),
-    "text": (b'"a"', "must be a JSON object, got a string"),
-    "number": (b"1.5", "must be a JSON object, got a number"),
-    "boolean": (b"true", "must be a JSON object, got a boolean"),
-    "null": (b"null", "must be a JSON object, got null"),
-    "no payload": (None, "does not fit its handler: missing 'user_id'"),
-    "empty payload": (b"", "does not fit its handler: missing 'user_id'"),
-    "missing": (b'{"lang":"de"}', "does not fit its handler: missing 'user_id'$"),
-    "unexpected": (b'{"user_id":1,"secret":5,"b":1}', "does not fit its handler: unexpected 'secret', 'b'$"),
-    "both": (b'{"x":1}', "does not fit its handler: missing 'user_id'; unexpected 'x'$"),
-}
-
-
-@pytest.mark.parametrize(("payload", "text"), BAD_PAYLOADS.values(), ids=BAD_PAYLOADS)
-async def test_a_payload_that_does_not_fit(payload, text):
-    mux, _ = typed_mux()
-    coroutine = mux(Task("email:welcome", payload))
-    with pytest.raises(PayloadError, match=f"^payload of task 'email:welcome' {text}"):
-        await coroutine
-
-
-@pytest.mark.parametrize("payload", [None, b"", b"{}", b" {} "])
-async def test_no_payload_is_no_arguments(payload):
-    mux = ServeMux()
-
-    @mux.task("t")
-    async def handler(a: int = 1) -> int:
-        return a
-
-    assert await mux(Task("t", payload)) == 1
-
-
-async def test_a_function_may_take_others():
-    mux = ServeMux()
-
-    @mux.task("t")
-    async def handler(a: int, **others: object) -> object:
-        return a, others
-
-    assert handler.task(c=3, a=1, b=2).payload == b'{"a":1,"b":2,"c":3}'
-    assert await mux(handler.task(1, self=2)) == (1, {"self": 2})
-    with pytest.raises(PayloadError, match=r"missing 'a'$"):
-        await mux(Task("t", b'{"b":1}'))
-
-
-async def test_a_plain_typed_function_runs_in_a_thread():
-    mux = ServeMux()
-
-    @mux.task("t")
-    def handler(a: int) -> tuple[int, bool]:
-        return a, threading.current_thread() is threading.main_thread()
-
-    assert await mux(handler.task(a=1)) == (1, False)
-    assert handler(1) == (1, True)
-
-
-async def test_an_error_of_the_function_is_not_one_of_the_payload():
-    mux = ServeMux()
-
-    @mux.task("t")
-    async def handler(a: int) -> None:
-        raise TypeError("handler() missing 1 required positional argument: 'a'")
-
-    with pytest.raises(TypeError):
-        await mux(handler.task(1))
-
-
-async def test_middleware_is_around_typed_handlers():
-    """Row 148."""
-    mux, welcome = typed_mux()
-    seen: list[str] = []
-    mux.use(recorder("m", seen))
-    await mux(welcome.task(1))
-    with pytest.raises(PayloadError):
-        await mux(Task("email:welcome"))
-    assert seen == ["m email:welcome", "m after"] * 2
-
-
-async def test_a_typed_function_may_be_added_elsewhere():
-    mux, welcome = typed_mux()
-    other = ServeMux()
-    other.add("mail", welcome)
-    assert await other(Task("mail", b'{"user_id":1}')) == (1, "en", None)
-    assert await mux.find("email:welcome")(welcome.task(2)) == (2, "en", None)  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
-
-
-def position_only(a, /): ...
-def variadic(*args): ...
-async def yields(a):
-    yield a
-
-
-SIGNATURES = {
-    "positional-only": (position_only, "positional-only parameter 'a' of .* does not allow"),
-    "variadic": (variadic, "variadic positional parameter 'args' of .* does not allow"),
-    "generator": (yields, "task 't' must not yield"),
-    "not callable": (5, "task 't' must be a function, got 5"),
-}
-
-
-@pytest.mark.parametrize(("function", "text"), SIGNATURES.values(), ids=SIGNATURES)
-def test_signatures_are_checked_at_registration(function, text):
-    mux = ServeMux()
-    with pytest.raises(TypeError, match=text):
-        mux.task("t")(function)
-    assert len(mux) == 0
-
-
-def test_options_of_a_type_are_checked_at_registration():
-    mux = ServeMux()
-    with pytest.raises(ValueError, match=r"^timeout must "):
-        mux.task("t", timeout=-1)(variadic)
-    with pytest.raises(ValueError, match="pattern 'taken' already has a handler"):
-        mux_of("taken").task("taken")(plain_answer)

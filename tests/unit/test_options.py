@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 
-from aioasynq.options import EMPTY, MAX_DURATION, MAX_MOMENT, Options, OptionsDict, check_type
+from aioasynq.options import EMPTY, MAX_DURATION, MAX_MOMENT, OF_HANDLERS, Options, OptionsDict, check_type
+from aioasynq.typed.options import TaskTypeOptions
 
 NEW_YEAR = datetime(2027, 1, 1, tzinfo=UTC)
 
@@ -42,6 +44,7 @@ KEPT = {
 }
 
 
+@pytest.mark.rows(92, 99)
 @pytest.mark.parametrize(("name", "value", "kept"), KEPT.values(), ids=KEPT)
 def test_a_value_is_kept_as(name, value, kept):
     options = Options.of(**{name: value})
@@ -105,6 +108,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.rows(96)
 @pytest.mark.parametrize(("name", "value"), REFUSED.values(), ids=REFUSED)
 def test_a_value_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=rf"^{name} must ") as refused:
@@ -131,8 +135,32 @@ def test_text_must_be_text(name, value):
 
 @pytest.mark.parametrize("value", [1, None])
 def test_an_unknown_option_is_refused_with_the_known_ones(value):
-    with pytest.raises(TypeError, match=r"unknown option 'retry'; the options are max_retry, queue, .*headers"):
-        Options.of(retry=value)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    with pytest.raises(TypeError, match=r"unknown option 'color'; the options are max_retry, queue, .*headers$"):
+        Options.of(color=value)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+MEANT = {
+    "a letter too many": ("max_retries", " (did you mean max_retry?)"),
+    "capitals": ("TIMEOUT", " (did you mean timeout?)"),
+    "celery's": ("countdown", " (did you mean process_in?)"),
+    "arq's": ("_job_id", " (did you mean task_id?)"),
+    "counted in another way": ("max_tries", " (did you mean max_retry, one less?)"),
+    "one of the handler": ("codec", " here, for it belongs to the handler: @mux.task(..., codec=...)"),
+    "one of the handler that is like another": (
+        "retry",
+        " here, for it belongs to the handler: @mux.task(..., retry=...)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "hint"), MEANT.values(), ids=MEANT)
+def test_an_unknown_option_that_means_another(name, hint):
+    with pytest.raises(TypeError, match=f"^{re.escape(f'unknown option {name!r}{hint}; the options are max_retry')}"):
+        Options.of(**dict[str, Any]({name: 1}))
+
+
+def test_all_options_of_a_handler_are_known_as_such():
+    assert set(OF_HANDLERS) == set(TaskTypeOptions.__annotations__) - set(OptionsDict.__annotations__)
 
 
 def test_a_moment_and_a_delay_exclude_each_other():
@@ -157,6 +185,7 @@ def test_the_typed_names_are_the_fields():
     assert tuple(OptionsDict.__annotations__) == Options._fields
 
 
+@pytest.mark.rows(99)
 def test_headers_are_copied():
     """Row 99."""
     headers = {"a": "1"}
@@ -173,6 +202,7 @@ OVER = {
 }
 
 
+@pytest.mark.rows(97)
 @pytest.mark.parametrize(("mine", "defaults", "expected"), OVER.values(), ids=OVER)
 def test_over(mine, defaults, expected):
     merged = Options.of(**mine).over(Options.of(**defaults))
@@ -188,6 +218,7 @@ TIMES = {
 }
 
 
+@pytest.mark.rows(92)
 @pytest.mark.parametrize(("mine", "defaults", "expected"), TIMES.values(), ids=TIMES)
 def test_times_are_one_slot(mine, defaults, expected):
     merged = Options.of(**mine).over(Options.of(**defaults))
@@ -206,6 +237,7 @@ def test_a_type_is_kept_as_it_is(type_):
     assert check_type(type_) == type_
 
 
+@pytest.mark.rows(96)
 @pytest.mark.parametrize("type_", ["", " \t\n", "\ud800", None, 5, b"a"], ids=repr)
 def test_a_type_is_refused(type_):
     """Row 96."""

@@ -22,6 +22,7 @@ NORMALISED = {
 }
 
 
+@pytest.mark.rows(113)
 @pytest.mark.parametrize(("queues", "weights"), NORMALISED.values(), ids=NORMALISED)
 def test_normalise(queues, weights):
     assert list(normalise(queues).items()) == list(weights.items())
@@ -49,6 +50,7 @@ def test_normalise_refuses(queues, error, text):
     assert text in str(caught.value)
 
 
+@pytest.mark.rows(113)
 @settings(deadline=None)
 @given(st.dictionaries(st.text(min_size=1), st.integers(1, MAX_WEIGHT), min_size=1, max_size=8))
 def test_normalise_keeps_ratios_and_is_done_at_once(queues):
@@ -65,17 +67,20 @@ PRIORITY_ORDER = {
 }
 
 
+@pytest.mark.rows(110)
 @pytest.mark.parametrize(("weights", "order"), PRIORITY_ORDER.values(), ids=PRIORITY_ORDER)
 def test_in_priority_order(weights, order):
     assert in_priority_order(weights) == order
 
 
+@pytest.mark.rows(110)
 @settings(deadline=None)
 @given(st.dictionaries(st.text(min_size=1), st.integers(1, 1000), max_size=8), st.randoms(use_true_random=False))
 def test_weighted_order_has_each_queue_once_row_110(weights, chance):
     assert Counter(weighted_order(weights, chance)) == Counter(weights.keys())
 
 
+@pytest.mark.rows(110)
 def test_weighted_order_is_by_weight_row_110():
     weights = {"high": 6, "default": 3, "low": 1}
     chance, rounds = random.Random(110), 20_000

@@ -38,6 +38,12 @@ def test_other_payloads_are_refused(payload):
         Task("t", payload)
 
 
+@pytest.mark.parametrize(("payload", "end"), [({"user_id": 1}, "1}: json.dumps makes text of it$"), (5, "got 5$")])
+def test_an_object_is_no_payload_and_what_makes_one_is_named(payload, end):
+    with pytest.raises(TypeError, match=end):
+        Task("t", payload)
+
+
 def test_a_large_wrong_payload_is_shown_in_short():
     with pytest.raises(TypeError) as refused:
         Task("t", list(range(100_000)))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -52,6 +58,7 @@ def test_text_that_is_not_unicode_is_refused():
     assert type(refused.value) is ValueError
 
 
+@pytest.mark.rows(96)
 @pytest.mark.parametrize("type_", ["", "  ", None], ids=repr)
 def test_a_blank_type_is_refused(type_):
     """Row 96."""
@@ -84,6 +91,7 @@ def test_options_of_a_task_are_checked_when_it_is_made():
 HEADERS = {"99: none": (None, {}), "99: empty": ({}, {}), "99: several": ({"a": "1", "b": ""}, {"a": "1", "b": ""})}
 
 
+@pytest.mark.rows(99)
 @pytest.mark.parametrize(("given", "headers"), HEADERS.values(), ids=HEADERS)
 def test_headers(given, headers):
     task = Task("t", headers=given)
@@ -91,6 +99,7 @@ def test_headers(given, headers):
     assert task.options is EMPTY
 
 
+@pytest.mark.rows(99)
 def test_headers_are_copied():
     """Row 99."""
     headers = {"a": "1"}
@@ -99,12 +108,14 @@ def test_headers_are_copied():
     assert task.headers == {"a": "1"}
 
 
+@pytest.mark.rows(99)
 def test_no_two_tasks_share_headers():
     one, other = Task("t"), Task("t")
     one.headers["a"] = "1"
     assert other.headers == {}
 
 
+@pytest.mark.rows(10)
 async def test_a_received_task():
     written: list[bytes] = []
 
@@ -153,7 +164,7 @@ def test_states_are_asynqs_words():
 
 def test_info_has_asynqs_fields():
     info = TaskInfo(id="x", queue="q", type="t", state=TaskState.PENDING)
-    assert TaskInfo.__slots__ == (
+    assert TaskInfo.__struct_fields__[:-1] == (
         *("id", "queue", "type", "payload", "headers", "state", "max_retry", "retried", "last_err", "last_failed_at"),
         *("timeout", "deadline", "next_process_at", "retention", "completed_at", "group", "result", "is_orphaned"),
     )

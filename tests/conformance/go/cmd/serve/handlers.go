@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hibiken/asynq"
+	goredis "github.com/redis/go-redis/v9"
 
 	"aioasynq/conformance/internal/lines"
 	"aioasynq/conformance/internal/plain"
@@ -49,7 +50,7 @@ func (r *releases) add(o outcome) { r.of(o.Release) <- o }
 type handle func(ctx context.Context, task *asynq.Task, argument string) error
 
 // mux holds the handlers by the word a task's type begins with. Any other type has no handler, as in any asynq server.
-func mux(released *releases) *asynq.ServeMux {
+func mux(released *releases, redis goredis.UniversalClient) *asynq.ServeMux {
 	out := asynq.NewServeMux()
 	for word, h := range map[string]handle{
 		"ok":   func(context.Context, *asynq.Task, string) error { return nil },
@@ -64,6 +65,9 @@ func mux(released *releases) *asynq.ServeMux {
 		"sleep":    sleeps,
 		"block":    blocks(released),
 		"stubborn": stubborn(released),
+		"relay":    relays(redis),
+		"token":    shares(redis, released),
+		"refuse":   refuses(redis),
 	} {
 		out.Handle(word, steered(h))
 	}

@@ -61,7 +61,7 @@ func main() {
 	redis.AddHook(heard)
 
 	released := &releases{waiting: map[string]chan outcome{}}
-	var handler asynq.Handler = mux(released)
+	var handler asynq.Handler = mux(released, redis)
 	if *hang {
 		handler = steered(hangs)
 	}
