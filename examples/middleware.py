@@ -1,4 +1,7 @@
-"""Middleware: code around all handlers of a mux, the first added is outermost. Muxes nest."""
+"""Middleware: code around all handlers of a mux, the first added is outermost, or around one. Muxes nest.
+
+Hooks are told what happened; they change nothing.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ mux.add("image:", images)  # with middleware of its own
 
 user: ContextVar[str] = ContextVar("user", default="nobody")
 done = asyncio.Semaphore(0)
+told = asyncio.Event()
 
 
 @mux.use
@@ -48,9 +52,20 @@ async def hello() -> None:
     print(f"hello {user.get()}")
 
 
-@images.task("image:resize")
+async def shout(task: Task, call_next: Run) -> object:
+    print("!")
+    return await call_next(task)
+
+
+@images.task("image:resize", middleware=[shout])  # around this handler only, inside all others
 async def resize(width: int) -> None:
     print(f"{user.get()} resizes to {width}")
+
+
+@mux.on_failure
+def tell(task: Task, error: BaseException) -> None:
+    print(f"hook: {task.type} failed with {type(error).__name__}")
+    told.set()
 
 
 async def main() -> None:
@@ -61,6 +76,7 @@ async def main() -> None:
             await client.enqueue(resize.task(640))
             for _ in range(3):
                 await done.acquire()
+            await told.wait()
 
 
 if __name__ == "__main__":
