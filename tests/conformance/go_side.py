@@ -41,7 +41,6 @@ class Program(History):
         self._command = command
         self._asked: deque[asyncio.Future[Any]] = deque()
         self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
-        self._readers: list[asyncio.Task[None]] = []
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
@@ -75,7 +74,8 @@ class Program(History):
         self._process = await asyncio.create_subprocess_exec(
             *self._command, stdin=pipe, stdout=pipe, stderr=pipe, limit=_LINE_LIMIT
         )
-        self._readers = [asyncio.create_task(self._read_stdout()), asyncio.create_task(self._read_stderr())]
+        self._stderr_read = asyncio.create_task(self._read_stderr())
+        self._stdout_read = asyncio.create_task(self._read_stdout())
 
     async def close(self) -> None:
         """End the program the way it ends by itself: no more input."""
@@ -132,7 +132,7 @@ class Program(History):
         return self._process
 
     async def _gone(self) -> int:
-        await asyncio.gather(*self._readers)
+        await asyncio.gather(self._stdout_read, self._stderr_read)
         return await self._started.wait()
 
     async def _read_stdout(self) -> None:
@@ -147,6 +147,7 @@ class Program(History):
                 self.add(_decoded(line))
             else:
                 self._answer(line)
+        await self._stderr_read  # so that whoever is told of the end is told why
         self.end()
         for answer in self._asked:
             if not answer.done():

@@ -127,7 +127,8 @@ class PythonServer(History):
         await self.rdb.aclose()
 
     async def at_rest(self) -> None:
-        """Wait until the server has no call under way."""
+        """Wait until the server, which was stopped, takes no more tasks and has no call under way."""
+        await asyncio.wait({task for task in asyncio.all_tasks() if task.get_name() == "aioasynq fetcher"})
         engine = self.server._engine
         assert engine is not None
         await engine._rdb.settled()
