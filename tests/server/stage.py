@@ -19,6 +19,30 @@ PATIENCE = 45.0 if os.environ.get("AIOASYNQ_TEST_CLUSTER") == "1" else 15.0
 
 _LISTS = ("pending", "active")
 _SETS = ("lease", "scheduled", "retry", "archived", "completed")
+# ARGV: the names of lists, an empty one, those of sorted sets.
+_SNAPSHOT = """
+local prefix, call, members, states = KEYS[1], redis.call, {}, {}
+local are_lists = true
+for _, name in ipairs(ARGV) do
+  if name == "" then
+    are_lists = false
+  else
+    members[#members + 1] = call(are_lists and "LRANGE" or "ZRANGE", prefix .. name, 0, -1)
+  end
+end
+local grouped = {}
+for _, group in ipairs(call("SMEMBERS", prefix .. "groups")) do
+  for _, id in ipairs(call("ZRANGE", prefix .. "g:" .. group, 0, -1)) do
+    grouped[#grouped + 1] = id
+  end
+end
+members[#members + 1] = grouped
+for _, task in ipairs(call("KEYS", prefix .. "t:*")) do
+  states[#states + 1] = string.sub(task, #prefix + 3)
+  states[#states + 1] = call("TYPE", task).ok == "hash" and call("HGET", task, "state") or ""
+end
+return { members, states }
+"""
 _SCRIPTS = (
     "add_to_group",
     "add_to_group_unique",
@@ -112,25 +136,20 @@ async def patience(seconds: float = PATIENCE):
 
 
 async def places(redis: Redis, queue: str = "default") -> dict[str, list[str]]:
-    """Where the ids of a queue are, ``pending`` with the next to run first; places that hold none are left out.
+    """Where the ids of a queue are, ``pending`` with the next to run first; places that hold none are left out."""
+    return {name: ids for name, ids in (await _snapshot(redis, queue))[0].items() if ids}
 
-    ``groups`` has the members of all groups, ``tasks`` the ids that have a hash.
-    """
-    prefix = keys.prefix(queue)
-    found: dict[str, list[str]] = {}
+
+async def _snapshot(redis: Redis, queue: str) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Where the ids of a queue are, and each task's state, all at one moment."""
+    members, states = await redis.eval(_SNAPSHOT, 1, keys.prefix(queue), *(*_LISTS, "", *_SETS))
+    decoded = [[task_id.decode() for task_id in ids] for ids in members]
+    found = dict(zip((*_LISTS, *_SETS, "groups"), decoded, strict=True))
+    state_of = {task.decode(): state.decode() for task, state in zip(states[::2], states[1::2], strict=True)}
     for name in _LISTS:
-        found[name] = [task_id.decode() for task_id in reversed(await redis.lrange(prefix + name, 0, -1))]  # type: ignore[union-attr]
-    for name in _SETS:
-        found[name] = [task_id.decode() for task_id in await redis.zrange(prefix + name, 0, -1)]  # type: ignore[union-attr]
-    found["groups"] = [
-        task_id.decode()  # type: ignore[union-attr]
-        for group in await redis.smembers(keys.groups(queue))
-        for task_id in await redis.zrange(keys.group(queue, group.decode()), 0, -1)  # type: ignore[union-attr]
-    ]
-    tasks = keys.task_prefix(queue)
-    # SCAN may show a key twice
-    found["tasks"] = sorted({key.decode().removeprefix(tasks) async for key in redis.scan_iter(match=tasks + "*")})
-    return {name: sorted(ids) if name != "pending" else ids for name, ids in found.items() if ids}
+        found[name].reverse()
+    found["tasks"] = list(state_of)
+    return {name: ids if name == "pending" else sorted(ids) for name, ids in found.items()}, state_of
 
 
 async def counted(redis: Redis, queue: str = "default") -> tuple[int, int]:
@@ -147,15 +166,14 @@ async def counted(redis: Redis, queue: str = "default") -> tuple[int, int]:
 
 async def assert_in_order(redis: Redis, queue: str = "default") -> dict[str, list[str]]:
     """Each task of a queue is in exactly one place, the one that its state names; an active one has a lease."""
-    found = await places(redis, queue)
-    tasks = found.get("tasks", [])
+    everything, state_of = await _snapshot(redis, queue)
+    found = {name: ids for name, ids in everything.items() if ids}
     where = {name: ids for name, ids in found.items() if name not in {"tasks", "lease"}}
-    assert sorted(task_id for ids in where.values() for task_id in ids) == tasks
+    assert sorted(task_id for ids in where.values() for task_id in ids) == found.get("tasks", [])
     assert found.get("lease", []) == found.get("active", [])
     for name, ids in where.items():
         for task_id in ids:
-            state = await redis.hget(keys.task(queue, task_id), "state")
-            assert state == ("aggregating" if name == "groups" else name).encode()
+            assert state_of[task_id] == ("aggregating" if name == "groups" else name)
     return found
 
 
