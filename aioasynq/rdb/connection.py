@@ -122,10 +122,14 @@ def _twin(client: AnyRedis) -> AnyRedis:
 class _ClosingPool(SentinelConnectionPool):
     """One that has its Sentinels for itself, and ends the connections to them with its own."""
 
+    def __init__(self, service: str, manager: Sentinel, **kwargs: Any) -> None:
+        super().__init__(service, manager, **kwargs)  # type: ignore[no-untyped-call]  # redis-py's
+        self._known = [*manager.sentinels]  # its own list may lose one when two ask at the same moment
+
     async def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002 - as in redis-py
         await super().disconnect(inuse_connections)
         if inuse_connections:
-            for known in self.sentinel_manager.sentinels:
+            for known in self._known:
                 await known.aclose()
 
 
@@ -139,7 +143,7 @@ def _sentinel_twin(pool: SentinelConnectionPool) -> aioredis.Redis:
         sentinel_kwargs=manager.sentinel_kwargs,
     )
     kwargs = {k: v for k, v in pool.connection_kwargs.items() if k not in _POOL_BOUND | {"connection_pool"}}
-    twin = _ClosingPool(  # type: ignore[no-untyped-call]  # redis-py's
+    twin = _ClosingPool(
         pool.service_name,
         sentinels,
         connection_class=pool.connection_class,
