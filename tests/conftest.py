@@ -14,10 +14,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any, cast
+from weakref import WeakSet
 
 import pytest
 import redis as redis_py
 from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.connection import AbstractConnection
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
@@ -40,6 +42,29 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes are sta
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; what is started would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+#: The connections that this process has made and that are still in memory.
+_connections: WeakSet[AbstractConnection] = WeakSet()
+_init_connection = AbstractConnection.__init__
+
+
+def _init_and_note(self: AbstractConnection, *args: Any, **kwargs: Any) -> None:
+    _init_connection(self, *args, **kwargs)
+    _connections.add(self)
+
+
+AbstractConnection.__init__ = _init_and_note  # type: ignore[method-assign]
+
+
+@pytest.fixture(autouse=True)
+def _every_connection_is_closed() -> Iterator[None]:
+    """Fail a test that leaves a connection open, and not some later one in which it happens to be collected."""
+    yield
+    left = [connection for connection in _connections if connection.is_connected]
+    for connection in left:
+        _connections.discard(connection)  # is one test's fault only
+    assert not left, f"left open: {left}"
 
 
 def pytest_report_header() -> str:
