@@ -41,6 +41,7 @@ class Spec:
     lead: float = 0.0  #: how "at": seconds from the begin to the moment at which all are due
     pause: float = 0.0  #: how "paced": mean pause between two, in seconds
     queues: int = 1  #: over how many queues tasks are spread, in turn
+    named: bool = False  #: each task names its queue, also where there is but one; only aioasynq knows it
     # to work:
     concurrency: int = 100
     handler: str = "noop"  #: or "sleep"

@@ -24,8 +24,9 @@ class Aioasynq(AsyncSystem):
     def task(self, number: int) -> Task:
         if self.spec.everything:
             return Task("bench", b'{"number":%d}' % number, **EVERYTHING)
-        if self.spec.queues > 1:
-            return Task("bench", b"%d" % number, queue=f"q{number % self.spec.queues}")
+        if self.spec.named:
+            queue = f"q{number % self.spec.queues}" if self.spec.queues > 1 else "default"
+            return Task("bench", b"%d" % number, queue=queue)
         return Task("bench", b"%d" % number)
 
     async def enqueue(self, number: int) -> None:
