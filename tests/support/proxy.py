@@ -125,7 +125,8 @@ class Proxy:
         self.faults: list[Fault] = []
         self.links: set[Link] = set()
         self._upstream = urlsplit(upstream)
-        self._listener: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._accepting: asyncio.Task[None]
         self._refusing = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -357,12 +358,22 @@ class Proxy:
 
     async def _listen(self) -> None:
         if self._listener is None:
-            self._listener = await self.loop.create_server(lambda: Link(self).client, HOST, self.port)
+            self._listener = socket.create_server((HOST, self.port))
+            self._listener.setblocking(False)
+            self._accepting = self.loop.create_task(self._accept(self._listener))
+
+    async def _accept(self, listener: socket.socket) -> None:
+        """Accept one connection after the other; asyncio's own servers leave open what they accept as they close."""
+        while True:
+            accepted, _ = await self.loop.sock_accept(listener)
+            await self.loop.connect_accepted_socket(lambda: Link(self).client, accepted)
 
     async def _stop_listening(self) -> None:
         if self._listener is not None:
-            self._listener.close()  # not wait_closed(): from Python 3.12 on it waits for the connections too
-            self._listener = None
+            listener, self._listener = self._listener, None
+            self._accepting.cancel()
+            await asyncio.wait({self._accepting})
+            listener.close()
 
     def _set_timer(self, name: str, seconds: float | None, call: Callable[[], None]) -> None:
         if timer := self._timers.pop(name, None):
