@@ -3,6 +3,9 @@
 A lone enqueue is written at once. What arrives while it is under way goes together in the next call; where many arrive
 they go in full batches, a few under way at a time, so that Redis works while the next ones are made. Each caller gets
 its own answer.
+
+Tasks for now go together whatever their queue, unless that is a Cluster's; what a queue does not take with others is
+sent again with its own, so that nobody is told of another's trouble.
 """
 
 from __future__ import annotations
@@ -12,10 +15,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from aioasynq.errors import BrokerError
+from aioasynq.errors import BrokerError, BrokerRefusedError
 from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, StoringReceipts
 from aioasynq.rdb.pipe import SLOWEST
-from aioasynq.rdb.storing import Scheduled, ScheduledUnique, Unique
+from aioasynq.rdb.storing import AloneError, Scheduled, ScheduledUnique, Unique
 
 if TYPE_CHECKING:
     from aioasynq.compose import Composed, Route
@@ -96,18 +99,20 @@ class _Call:
 
 
 class _Lane:
-    """Tasks on one route to one queue."""
+    """Tasks on one route to one queue, or to any when that is ""."""
 
-    __slots__ = ("alive", "calls", "free", "is_due", "item", "last", "route", "size", "timer", "waiting")
+    __slots__ = ("alive", "calls", "free", "is_due", "item", "last", "queue", "route", "size", "timer", "waiting")
 
-    def __init__(self, name: str, route: Route) -> None:
+    def __init__(self, name: str, queue: str, route: Route) -> None:
+        self.queue = queue
         self.route = route
         self.item = _ITEMS[route]
         self.waiting: deque[_Entry] = deque()
         self.calls: list[_Call] = []  #: under way, the first one sent first
         self.size = 0  #: bytes of those
         self.last = 1  #: how many tasks the last call had
-        self.free = [StoringReceipts(f"{name}:{route}:{number}") for number in range(CALLS)]
+        whose = route if queue else f"{route} any"  # both may have calls about one queue
+        self.free = [StoringReceipts(f"{name}:{whose}:{number}") for number in range(CALLS)]
         self.is_due = False  #: it has its turn soon
         self.timer: asyncio.TimerHandle | None = None
         self.alive = 0.0  #: when Redis last answered, by the loop's clock
@@ -133,6 +138,7 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._alive = 0.0
         self._lanes: dict[tuple[str, Route], _Lane] = {}
+        self._spans = rdb.spans_queues
         self._count = 0
         self._bytes = 0
         self._room = asyncio.Event()
@@ -171,20 +177,15 @@ class Batcher:
 
     def add(self, composed: Composed, size: int, answers: Answer | Answers, index: int = 0) -> None:
         """Take a task of *size* bytes; its answer, or a BrokerError in its place, goes to that place of *answers*."""
-        key = (composed.msg.queue, composed.route)
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = _Lane(self._name, composed.route)
         now = self._loop.time()
         entry = (composed, size, answers, index, now)
-        if lane.timer is None:
-            lane.timer = self._loop.call_at(now + self._patience + GRACE, self._look_at, lane)
+        lane = self._lane(
+            "" if self._spans and composed.route == "enqueue" else composed.msg.queue, composed.route, now
+        )
         if lane.last == 1 and not lane.calls and not lane.is_due:  # a lone one, as the last was
             self._start(lane, [entry], size, now)
             return
-        lane.waiting.append(entry)
-        self._count += 1
-        self._bytes += size
+        self._let_wait(lane, entry)
         if len(lane.waiting) >= FULL:
             self._send(lane)
         elif not lane.calls:
@@ -195,6 +196,28 @@ class Batcher:
         while any(lane.calls or lane.waiting for lane in self._lanes.values()):
             self._answered.clear()
             await self._answered.wait()
+
+    def _lane(self, queue: str, route: Route, now: float) -> _Lane:
+        """The one for these, with its timer set."""
+        lane = self._lanes.get((queue, route))
+        if lane is None:
+            lane = self._lanes[queue, route] = _Lane(self._name, queue, route)
+        if lane.timer is None:
+            lane.timer = self._loop.call_at(now + self._patience + GRACE, self._look_at, lane)
+        return lane
+
+    def _let_wait(self, lane: _Lane, entry: _Entry) -> None:
+        lane.waiting.append(entry)
+        self._count += 1
+        self._bytes += entry[1]
+
+    def _let_go_alone(self, entry: _Entry) -> None:
+        """Send a task again, with those of its queue only; Redis has just answered."""
+        composed = entry[0]
+        lane = self._lane(composed.msg.queue, composed.route, self._alive)
+        lane.alive = self._alive
+        self._let_wait(lane, entry)
+        self._let_gather(lane)
 
     def _let_gather(self, lane: _Lane) -> None:
         """Send after all who are ready now have had their turn."""
@@ -233,24 +256,43 @@ class Batcher:
         lane.calls.remove(call)
         lane.size -= call.size
         lane.free.append(call.receipts)
-        if not isinstance(answers, BaseException):
+        if isinstance(answers, BaseException):
+            self._on_failure(call, answers)
+        else:
             self._alive = lane.alive = self._loop.time()
-            for (_, _, whose, index, _), answer in zip(call.batch, answers, strict=True):
-                whose.give(index, answer)
-        elif isinstance(answers, Exception):
-            if isinstance(answers, BrokerError) and answers.answered:
-                self._alive = lane.alive = self._loop.time()
-            for _, _, whose, index, _ in call.batch:
-                whose.give(index, answers)
-            self._expire(lane, str(answers))
-        else:  # given up, as if the process died
-            for _, _, whose, _, _ in (*call.batch, *lane.waiting):
-                whose.all.cancel()
+            for entry, answer in zip(call.batch, answers, strict=True):
+                if type(answer) is AloneError:
+                    self._let_go_alone(entry)
+                else:
+                    entry[2].give(entry[3], answer)
         if lane.waiting:
             self._let_gather(lane)
         if not self.full:
             self._room.set()
         self._answered.set()
+
+    def _on_failure(self, call: _Call, failed: BaseException) -> None:
+        lane = call.lane
+        if not isinstance(failed, Exception):  # given up, as if the process died
+            for _, _, whose, _, _ in (*call.batch, *lane.waiting):
+                whose.all.cancel()
+            return
+        if isinstance(failed, BrokerError) and failed.answered:
+            self._alive = lane.alive = self._loop.time()
+        if self._is_for_each(call, failed):
+            self._spans = self._spans and not isinstance(failed, BrokerRefusedError)  # who may not use them all
+            for entry in call.batch:
+                self._let_go_alone(entry)
+            return
+        for _, _, whose, index, _ in call.batch:
+            whose.give(index, failed)
+        self._expire(lane, str(failed))
+
+    def _is_for_each(self, call: _Call, failed: Exception) -> bool:
+        """Whether Redis refused a call for what may be the fault of one of its queues, and has stored nothing."""
+        if not isinstance(failed, BrokerError) or not failed.answered or failed.maybe_done:
+            return False
+        return len({entry[0].msg.queue for entry in call.batch}) > 1
 
     def _look_at(self, lane: _Lane) -> None:
         """The timer of a lane: is anybody left who waits too long?"""

@@ -1,4 +1,4 @@
-"""Into a queue: the operations that store tasks, many of one queue in each call.
+"""Into a queue: the operations that store tasks, many in each call.
 
 Answers are one a task, in the order given. At most 256 tasks go in one call (``ValueError``).
 """
@@ -22,14 +22,20 @@ from aioasynq.rdb.started import Copied, Copies
 REGISTER_AGAIN = 60.0  #: seconds after which a queue's name is written again, in case somebody removed it
 
 Stored: TypeAlias = "list[TaskError | None]"  #: for each task None, or why it was not stored
-StoredOrNot: TypeAlias = "list[TaskError | NotReplicatedError | None]"  #: the same of one who waits for replicas too
+#: The same of one who waits for replicas too, or sends tasks of several queues.
+StoredOrNot: TypeAlias = "list[TaskError | NotReplicatedError | AloneError | None]"
 
 _ENQUEUE = Script("enqueue")
+_ENQUEUE_SEVERAL = Script("enqueue_several")
 _ENQUEUE_UNIQUE = Script("enqueue_unique")
 _SCHEDULE = Script("schedule")
 _SCHEDULE_UNIQUE = Script("schedule_unique")
 _ADD_TO_GROUP = Script("add_to_group")
 _ADD_TO_GROUP_UNIQUE = Script("add_to_group_unique")
+
+
+class AloneError(Exception):
+    """What stands for a task that was not stored with those of other queues, and is to be enqueued with its own."""
 
 
 class Unique(NamedTuple):
@@ -107,18 +113,30 @@ class Storing(Operations):
     ) -> None:
         """Do what the method *operation* does, for one who does not wait.
 
-        *on_answers* gets what it would return or raise, a ``CancelledError`` if this RDB gave up. It must not raise.
+        Tasks to ``enqueue`` may be of several queues where :attr:`spans_queues` says so. *on_answers* gets what the
+        method would return or raise, a ``CancelledError`` if this RDB gave up. It must not raise.
         """
-        store = _STORES[operation](items)
-        waiting = self._unnamed.get(store.queue)
-        if waiting is not None:  # behind those that came before
-            waiting.append((store, receipt, on_answers))
-        elif time.monotonic() < self._registered.get(store.queue, 0.0):
-            self._start_store(store, receipt, on_answers)
-        else:
-            self._check_open(store.script.name)
-            self._unnamed[store.queue] = [(store, receipt, on_answers)]
-            self._own(self._name_and_start(store.queue))
+        self._start_named(_STORES[operation](items), receipt, on_answers)
+
+    @property
+    def spans_queues(self) -> bool:
+        """Whether a call may be about several queues: a Cluster has them on several servers."""
+        return not self._is_cluster
+
+    def _start_named(self, store: _Store, receipt: Receipt, on_answers: OnReply) -> None:
+        """Start a call as soon as all its queues are named."""
+        now = time.monotonic()
+        for queue in store.queues:
+            waiting = self._unnamed.get(queue)
+            if waiting is not None:  # behind those that came before
+                waiting.append((store, receipt, on_answers))
+                return
+            if now >= self._registered.get(queue, 0.0):
+                self._check_open(store.script.name)
+                self._unnamed[queue] = [(store, receipt, on_answers)]
+                self._own(self._name_and_start(queue))
+                return
+        self._start_store(store, receipt, on_answers)
 
     async def _name_and_start(self, queue: str) -> None:
         """Name a queue, then start in their order the calls that waited for it."""
@@ -129,7 +147,7 @@ class Storing(Operations):
                 on_answers(exc)
         else:
             for store, receipt, on_answers in self._unnamed.pop(queue):
-                self._start_store(store, receipt, on_answers)
+                self._start_named(store, receipt, on_answers)
 
     def _start_store(self, store: _Store, receipt: Receipt, on_answers: OnReply) -> None:
         copies = self._copies
@@ -141,13 +159,13 @@ class Storing(Operations):
         )
 
     async def _store(self, store: _Store, receipt: Receipt | None) -> Stored:
-        await self._register(store.queue)
+        await self._register(store.queues[0])
         answers = await self._run(store.script, *self._call(store, self._receipt(receipt)))
         return [*_stored(store, answers)]
 
     def _call(self, store: _Store, receipt: Receipt) -> tuple[tuple[str, ...], tuple[Arg, ...]]:
         return (
-            (keys.receipt(store.queue, receipt.caller), store.place, *store.keys),
+            (keys.receipt(store.queues[0], receipt.caller), store.place, *store.keys),
             (receipt.number, self.clock_argument(), *store.args),
         )
 
@@ -175,7 +193,7 @@ class _Store(NamedTuple):
     """A call that stores tasks."""
 
     script: Script
-    queue: str
+    queues: tuple[str, ...]
     msgs: Sequence[TaskMessage]
     place: str
     keys: list[str]
@@ -188,7 +206,27 @@ def _to_enqueue(msgs: Sequence[TaskMessage]) -> _Store:
     args: list[Arg] = []
     for msg in msgs:
         args += (msg.id, encode_task(msg))
-    return _Store(_ENQUEUE, queue, msgs, keys.pending(queue), [prefix + msg.id for msg in msgs], args)
+    return _Store(_ENQUEUE, (queue,), msgs, keys.pending(queue), [prefix + msg.id for msg in msgs], args)
+
+
+def _to_enqueue_any(msgs: Sequence[TaskMessage]) -> _Store:
+    first = msgs[0].queue
+    for msg in msgs:
+        if msg.queue != first:
+            return _to_enqueue_several(msgs)
+    return _to_enqueue(msgs)
+
+
+def _to_enqueue_several(msgs: Sequence[TaskMessage]) -> _Store:
+    at_most_a_batch(msgs)
+    places: dict[str, int] = {}
+    tasks: list[str] = []
+    args: list[Arg] = []
+    for msg in msgs:
+        tasks.append(keys.task(msg.queue, msg.id))
+        args += (places.setdefault(msg.queue, len(places) + 1), msg.id, encode_task(msg))
+    first, *others = map(keys.pending, places)
+    return _Store(_ENQUEUE_SEVERAL, tuple(places), msgs, first, [*others, *tasks], [len(places), *args])
 
 
 def _to_enqueue_unique(items: Sequence[Unique]) -> _Store:
@@ -197,7 +235,7 @@ def _to_enqueue_unique(items: Sequence[Unique]) -> _Store:
     args: list[Arg] = []
     for msg, ttl in items:
         args += (msg.id, encode_task(msg), ttl)
-    return _Store(_ENQUEUE_UNIQUE, queue, msgs, keys.pending(queue), _with_locks(queue, msgs), args)
+    return _Store(_ENQUEUE_UNIQUE, (queue,), msgs, keys.pending(queue), _with_locks(queue, msgs), args)
 
 
 def _to_schedule(items: Sequence[Scheduled]) -> _Store:
@@ -206,7 +244,7 @@ def _to_schedule(items: Sequence[Scheduled]) -> _Store:
     args: list[Arg] = []
     for msg, when in items:
         args += (msg.id, encode_task(msg), when, msg.group_key)
-    return _Store(_SCHEDULE, queue, msgs, keys.scheduled(queue), [keys.task(queue, msg.id) for msg in msgs], args)
+    return _Store(_SCHEDULE, (queue,), msgs, keys.scheduled(queue), [keys.task(queue, msg.id) for msg in msgs], args)
 
 
 def _to_schedule_unique(items: Sequence[ScheduledUnique]) -> _Store:
@@ -215,7 +253,7 @@ def _to_schedule_unique(items: Sequence[ScheduledUnique]) -> _Store:
     args: list[Arg] = []
     for msg, when, ttl in items:
         args += (msg.id, encode_task(msg), when, msg.group_key, ttl)
-    return _Store(_SCHEDULE_UNIQUE, queue, msgs, keys.scheduled(queue), _with_locks(queue, msgs), args)
+    return _Store(_SCHEDULE_UNIQUE, (queue,), msgs, keys.scheduled(queue), _with_locks(queue, msgs), args)
 
 
 def _to_add_to_group(msgs: Sequence[TaskMessage]) -> _Store:
@@ -225,7 +263,7 @@ def _to_add_to_group(msgs: Sequence[TaskMessage]) -> _Store:
     for msg in msgs:
         places += (keys.task(queue, msg.id), keys.group(queue, msg.group_key))
         args += (msg.id, encode_task(msg), msg.group_key)
-    return _Store(_ADD_TO_GROUP, queue, msgs, keys.groups(queue), places, args)
+    return _Store(_ADD_TO_GROUP, (queue,), msgs, keys.groups(queue), places, args)
 
 
 def _to_add_to_group_unique(items: Sequence[Unique]) -> _Store:
@@ -236,11 +274,11 @@ def _to_add_to_group_unique(items: Sequence[Unique]) -> _Store:
     for msg, ttl in items:
         places += (keys.task(queue, msg.id), keys.group(queue, msg.group_key), msg.unique_key)
         args += (msg.id, encode_task(msg), msg.group_key, ttl)
-    return _Store(_ADD_TO_GROUP_UNIQUE, queue, msgs, keys.groups(queue), places, args)
+    return _Store(_ADD_TO_GROUP_UNIQUE, (queue,), msgs, keys.groups(queue), places, args)
 
 
 _STORES: dict[str, Callable[[Sequence[Any]], _Store]] = {
-    "enqueue": _to_enqueue,
+    "enqueue": _to_enqueue_any,
     "enqueue_unique": _to_enqueue_unique,
     "schedule": _to_schedule,
     "schedule_unique": _to_schedule_unique,
@@ -260,10 +298,7 @@ def _stored(store: _Store, answers: Any, copies: Copies | None = None, address: 
             missing = NotReplicatedError(store.script.name, address, copies.replicas, replicas, copies.seconds)
     if missing is None and answers.count(1) == len(store.msgs):
         return [None] * len(answers)
-    return [
-        missing if answer == 1 else _refusal(answer, store.queue, msg)
-        for msg, answer in zip(store.msgs, answers, strict=True)
-    ]
+    return [missing if answer == 1 else _refusal(answer, msg) for msg, answer in zip(store.msgs, answers, strict=True)]
 
 
 def _one_queue(msgs: Sequence[TaskMessage]) -> str:
@@ -280,5 +315,7 @@ def _with_locks(queue: str, msgs: Sequence[TaskMessage]) -> list[str]:
     return [key for msg in msgs for key in (keys.task(queue, msg.id), msg.unique_key)]
 
 
-def _refusal(answer: int, queue: str, msg: TaskMessage) -> TaskError:
-    return DuplicateTaskError(queue, msg.id) if answer == -1 else TaskIDConflictError(queue, msg.id)
+def _refusal(answer: int, msg: TaskMessage) -> TaskError | AloneError:
+    if answer == -2:
+        return AloneError()
+    return DuplicateTaskError(msg.queue, msg.id) if answer == -1 else TaskIDConflictError(msg.queue, msg.id)

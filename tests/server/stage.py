@@ -50,6 +50,7 @@ _SCRIPTS = (
     "dequeue",
     "done",
     "enqueue",
+    "enqueue_several",
     "enqueue_unique",
     "extend_lease",
     "kill",
@@ -144,7 +145,7 @@ async def _snapshot(redis: Redis, queue: str) -> tuple[dict[str, list[str]], dic
     """Where the ids of a queue are, and each task's state, all at one moment."""
     members, states = await redis.eval(_SNAPSHOT, 1, keys.prefix(queue), *(*_LISTS, "", *_SETS))
     decoded = [[task_id.decode() for task_id in ids] for ids in members]
-    found = dict(zip((*_LISTS, *_SETS, "groups"), decoded, strict=True))
+    found: dict[str, list[str]] = dict(zip((*_LISTS, *_SETS, "groups"), decoded, strict=True))
     state_of = {task.decode(): state.decode() for task, state in zip(states[::2], states[1::2], strict=True)}
     for name in _LISTS:
         found[name].reverse()

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from redis.asyncio import Redis
 
-from aioasynq import RDB, BrokerError, Client, Task, TaskIDConflictError, TaskInfo, keys
+from aioasynq import RDB, BrokerError, BrokerRefusedError, Client, Task, TaskIDConflictError, TaskInfo, keys
 from aioasynq.client import batcher
 from aioasynq.rdb import base
 from aioasynq.rdb.script import Script
@@ -19,6 +19,8 @@ MakeProxy = Callable[..., Awaitable[Proxy]]
 
 KINDS = ["lose_reply", "cut_after", "cut_before"]
 ENQUEUE = script(Script("enqueue").sha)
+ENQUEUE_SEVERAL = script(Script("enqueue_several").sha)
+QUEUES = ["a", "b", "c"]
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +33,8 @@ async def calls(redis: Redis) -> int:
     return await summed(redis, "commandstats", "cmdstat_evalsha")
 
 
-async def pending(redis: Redis) -> list[str]:
-    return (await assert_in_order(redis)).get("pending", [])
+async def pending(redis: Redis, queue: str = "default") -> list[str]:
+    return (await assert_in_order(redis, queue)).get("pending", [])
 
 
 async def test_one_after_the_other_takes_a_call_each(redis: Redis, redis_url: str) -> None:
@@ -227,3 +229,114 @@ async def test_a_client_that_is_given_up_leaves_nobody_waiting(redis: Redis, pro
         assert [type(answer) for answer in answers] == [asyncio.CancelledError] * 3
         between.resume()
         await client.aclose()
+
+
+# ── several queues ──
+
+
+async def enqueue_to_all(client: Client, ids: range) -> list[TaskInfo | BaseException]:
+    """One of these ids into each queue after the other, all at once."""
+    return await asyncio.gather(
+        *(client.enqueue(Task("work"), task_id=str(n), queue=QUEUES[n % len(QUEUES)]) for n in ids),
+        return_exceptions=True,
+    )
+
+
+@pytest.mark.no_cluster("each queue is a call of its own there")
+async def test_tasks_of_several_queues_share_calls(redis: Redis, redis_url: str) -> None:
+    async with asyncio.timeout(PATIENCE), Client(redis_url) as client:
+        await enqueue_to_all(client, range(9))  # the queues are named, and the lone first one has gone
+        before = await calls(redis)
+        infos = await enqueue_to_all(client, range(9, 30))
+        assert await calls(redis) - before == 1
+        assert [(info.id, info.queue) for info in infos if isinstance(info, TaskInfo)] == [
+            (str(n), QUEUES[n % 3]) for n in range(9, 30)
+        ]
+    for n, queue in enumerate(QUEUES):
+        assert await pending(redis, queue) == [str(each) for each in range(n, 30, 3)]
+
+
+async def test_an_id_that_is_taken_in_one_of_several_queues(redis: Redis, redis_url: str) -> None:
+    async with asyncio.timeout(PATIENCE), Client(redis_url) as client:
+        await client.enqueue(Task("work", queue="b"), task_id="x")
+        tasks = [("a", "x"), ("b", "x"), ("c", "x"), ("c", "x"), ("a", "y")]
+        answers = await client.enqueue_many([Task("work", queue=queue, task_id=name) for queue, name in tasks])
+        assert [type(answer) for answer in answers] == [
+            TaskInfo, TaskIDConflictError, TaskInfo, TaskIDConflictError, TaskInfo,
+        ]  # fmt: skip
+        assert [
+            (refused.queue, refused.task_id) for refused in answers if isinstance(refused, TaskIDConflictError)
+        ] == [
+            ("b", "x"),
+            ("c", "x"),
+        ]
+    assert [await pending(redis, queue) for queue in QUEUES] == [["x", "y"], ["x"], ["x"]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("nth", [1, 2])
+async def test_a_connection_breaks_under_calls_of_several_queues(
+    redis: Redis, proxy: MakeProxy, kind: str, nth: int
+) -> None:
+    between = await proxy()
+    async with asyncio.timeout(PATIENCE), Client(between.url) as client:
+        await enqueue_to_all(client, range(9))
+        fault = getattr(between, kind)(ENQUEUE_SEVERAL, nth=nth)
+        infos = await enqueue_to_all(client, range(9, 99))
+        assert fault.fired == 1
+    assert all(isinstance(info, TaskInfo) for info in infos)
+    for n, queue in enumerate(QUEUES):
+        assert sorted(await pending(redis, queue)) == sorted(str(each) for each in range(n, 99, 3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_one_of_several_queues_is_none_and_the_reply_is_lost(redis: Redis, proxy: MakeProxy, kind: str) -> None:
+    """Its tasks are told what Redis says of it, the others are stored; also by a repeat."""
+    between = await proxy()
+    await redis.set(keys.pending("b"), "no list")
+    async with asyncio.timeout(PATIENCE), Client(between.url) as client:
+        await client.enqueue(Task("work", queue="a"), task_id="first")
+        fault = getattr(between, kind)(ENQUEUE_SEVERAL)
+        answers = await client.enqueue_many(
+            [Task("work", queue=queue, task_id=name) for name in ("1", "2", "1") for queue in QUEUES]
+        )
+        assert fault.fired == 1
+    refused = [answer for answer in answers if isinstance(answer, BrokerError)]
+    assert len(refused) == 3
+    assert all("enqueue failed" in str(error) and "WRONGTYPE" in str(error) for error in refused)
+    assert not any(error.maybe_done for error in refused)
+    assert [type(answers[place]) for place in (6, 8)] == [TaskIDConflictError] * 2
+    assert [await pending(redis, queue) for queue in ("a", "c")] == [["first", "1", "2"], ["1", "2"]]
+    assert await redis.keys(keys.task_prefix("b") + "*") == []
+
+
+@pytest.mark.one_server("rights are given on one")
+async def test_a_user_who_may_not_use_one_of_several_queues(redis: Redis, redis_url: str) -> None:
+    """Others' tasks are stored, also in the same turn, and from then on each queue goes alone."""
+    rights = ["+@all", "-@dangerous", "~asynq:{a}:*", "~asynq:{c}:*", "~asynq:queues"]
+    await redis.execute_command("ACL", "SETUSER", "limited", "on", ">secret", "resetkeys", *rights)
+    try:
+        url = redis_url.replace("redis://", "redis://limited:secret@")
+        async with asyncio.timeout(PATIENCE), Client(url) as client:
+            for start in (0, 30):
+                answers = await enqueue_to_all(client, range(start, start + 30))
+                for n, answer in enumerate(answers):
+                    assert isinstance(answer, BrokerRefusedError if QUEUES[n % 3] == "b" else TaskInfo)
+    finally:
+        await redis.execute_command("ACL", "DELUSER", "limited")
+    for n, queue in enumerate(QUEUES):
+        ids = [str(each) for each in range(n, 60, 3)] if queue != "b" else []
+        assert sorted(await pending(redis, queue)) == sorted(ids)
+
+
+async def test_one_of_several_queues_cannot_be_named(redis: Redis, proxy: MakeProxy) -> None:
+    """Calls wait until all of their queues are named, behind those that came before."""
+    between = await proxy()
+    async with asyncio.timeout(PATIENCE), Client(between.url) as client:
+        fault = between.cut_before(lambda command: command[0] == b"SADD" and command[2] == b"b")
+        infos = await enqueue_to_all(client, range(30))
+        assert fault.fired == 1
+        assert all(isinstance(info, TaskInfo) for info in infos)
+    assert await redis.smembers(keys.queues()) == {b"a", b"b", b"c"}
+    for n, queue in enumerate(QUEUES):
+        assert sorted(await pending(redis, queue)) == sorted(str(each) for each in range(n, 30, 3))
