@@ -27,7 +27,6 @@ from aioasynq.rdb.connection import (
     ToRedis,
     close,
     connection_for,
-    hang_up,
     hint,
     is_led_to_master,
     masters_of,
@@ -47,7 +46,7 @@ from aioasynq.rdb.failures import (
     never_sent,
     reason,
 )
-from aioasynq.rdb.pipe import SLOWEST, OnReply, Pipe
+from aioasynq.rdb.pipe import SLOWEST, OnReply, Pipe, hang_up
 from aioasynq.rdb.script import Script
 from aioasynq.rdb.sentinel import Masters
 from aioasynq.rdb.started import Copies, Started, ask, give, pack_any, unescaped

@@ -228,10 +228,3 @@ async def connection_for(client: AnyRedis, key: str) -> tuple[AbstractConnection
         connection = client.connection_pool.make_connection()
     connection.socket_timeout = None
     return connection, node
-
-
-def hang_up(connection: AbstractConnection) -> None:
-    """End a connection at once; whoever reads from it is told that it is lost."""
-    writer: Any = getattr(connection, "_writer", None)  # none while it is not connected, or was taken over
-    if writer is not None:
-        writer.transport.abort()

@@ -102,8 +102,7 @@ class Pipe(asyncio.Protocol):
         try:
             await connection.connect()
         except BaseException:  # redis-py does not undo a connect that was cancelled
-            with contextlib.suppress(Exception):
-                await connection.disconnect(nowait=True)
+            await drop(connection)
             raise
         writer = getattr(connection, "_writer", None)
         if not isinstance(writer, asyncio.StreamWriter):
@@ -212,3 +211,20 @@ class Pipe(asyncio.Protocol):
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
         self._idle = None
+
+
+def hang_up(connection: AbstractConnection) -> None:
+    """End a connection at once; whoever reads from it is told that it is lost."""
+    writer: Any = getattr(connection, "_writer", None)  # none while it is not connected, or was taken over
+    if writer is not None:
+        writer.transport.abort()
+
+
+async def drop(connection: AbstractConnection) -> None:
+    """End a connection at once that nobody uses any more, also one whose connect was cut short.
+
+    One with TLS that is closed in a friendly way waits for the other side, and stays when the event loop ends first.
+    """
+    hang_up(connection)
+    with contextlib.suppress(Exception):
+        await connection.disconnect(nowait=True)

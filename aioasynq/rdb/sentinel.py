@@ -7,7 +7,6 @@ some seconds after a failover a Sentinel may not have heard of it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from aioasynq.rdb.pipe import drop
 from aioasynq.rdb.tls import TLSConnection
 
 log = logging.getLogger(__name__)
@@ -109,8 +109,7 @@ class Masters:
                 except (RedisError, OSError, TimeoutError, EOFError, *_NONSENSE) as exc:
                     log.debug("Sentinel %s:%d is not heard: %s", *place, exc)
                 finally:
-                    with contextlib.suppress(Exception):
-                        await connection.disconnect(nowait=True)
+                    await drop(connection)
             await asyncio.sleep(2 * _PATIENCE)
 
     async def _hears(self, connection: Connection) -> bool:
@@ -152,8 +151,7 @@ class Masters:
         except (RedisError, OSError, TimeoutError, EOFError) as exc:
             return f"Sentinel {where}: {str(exc) or 'no answer in time'}"
         finally:
-            with contextlib.suppress(Exception):
-                await connection.disconnect(nowait=True)
+            await drop(connection)
         if named is None:  # it has forgotten it since
             return f"Sentinel {where} knows no master named {self.service!r}"
         try:

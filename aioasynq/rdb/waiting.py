@@ -17,9 +17,10 @@ from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from aioasynq import keys
 from aioasynq.errors import BrokerError
-from aioasynq.rdb.connection import connection_for, hang_up
+from aioasynq.rdb.connection import connection_for
 from aioasynq.rdb.failures import FAILURES, REDIRECTED
 from aioasynq.rdb.lifecycle import Batch, add_to_batch, dequeue_call, dequeue_script
+from aioasynq.rdb.pipe import drop, hang_up
 
 if TYPE_CHECKING:
     from redis.asyncio.cluster import ClusterNode
@@ -101,8 +102,7 @@ class WaitingConnection:
                     await connection.connect()
                     await self._introduce(connection)
             except BaseException:  # redis-py does not undo a connect that was cancelled
-                with contextlib.suppress(Exception):
-                    await connection.disconnect(nowait=True)
+                await drop(connection)
                 raise
             self._connection = connection
         return self._connection
@@ -194,5 +194,4 @@ class WaitingConnection:
         """Drop the connection; the next wait opens another."""
         connection, self._connection, self._client_id = self._connection, None, 0
         if connection is not None:
-            with contextlib.suppress(*FAILURES):
-                await connection.disconnect(nowait=True)
+            await drop(connection)

@@ -172,9 +172,10 @@ async def test_outside_a_handler_there_is_no_task(semaphore):
 
 async def test_tokens_that_were_never_given_back_are_forgotten(semaphore, redis_target, monkeypatch):
     monkeypatch.setattr("aioasynq.rate.MANY", 1)
-    with monkeypatch.context() as long_ago:
-        long_ago.setattr(semaphore, "_rdb", RDB(redis_target, clock=lambda: 1e9))
-        assert await semaphore.acquire(task("a"))
+    async with RDB(redis_target, clock=lambda: 1e9) as then:
+        with monkeypatch.context() as long_ago:
+            long_ago.setattr(semaphore, "_rdb", then)
+            assert await semaphore.acquire(task("a"))
     assert len(semaphore._held) == 1
     assert await semaphore.acquire(task("b"))
     assert [task_id for task_id, _ in semaphore._held] == ["b"]
