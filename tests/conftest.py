@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+from asyncio.selector_events import _SelectorTransport  # type: ignore[attr-defined]  # for what nobody else tells
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
@@ -19,7 +20,6 @@ from weakref import WeakSet
 import pytest
 import redis as redis_py
 from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.connection import AbstractConnection
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
@@ -44,27 +44,27 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a 
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-#: The connections that this process has made and that are still in memory.
-_connections: WeakSet[AbstractConnection] = WeakSet()
-_init_connection = AbstractConnection.__init__
+#: The sockets that asyncio's own event loops of this process read from, as long as they are in memory.
+_transports: WeakSet[Any] = WeakSet()
+_init_transport = _SelectorTransport.__init__
 
 
-def _init_and_note(self: AbstractConnection, *args: Any, **kwargs: Any) -> None:
-    _init_connection(self, *args, **kwargs)
-    _connections.add(self)
+def _init_and_note(self: Any, *args: Any, **kwargs: Any) -> None:
+    _init_transport(self, *args, **kwargs)
+    _transports.add(self)
 
 
-AbstractConnection.__init__ = _init_and_note  # type: ignore[method-assign]
+_SelectorTransport.__init__ = _init_and_note
 
 
 @pytest.fixture(autouse=True)
 def _every_connection_is_closed() -> Iterator[None]:
     """Fail a test that leaves a connection open, and not some later one in which it happens to be collected."""
     yield
-    left = [connection for connection in _connections if connection.is_connected]
-    for connection in left:
-        _connections.discard(connection)  # is one test's fault only
-    assert not left, f"left open: {left}"
+    left = [transport for transport in _transports if transport._sock is not None]
+    for transport in left:
+        _transports.discard(transport)  # is one test's fault only
+    assert not left, [(transport, transport.get_extra_info("peername")) for transport in left]
 
 
 def pytest_report_header() -> str:
