@@ -1,4 +1,4 @@
-"""A process ends when its parent is gone, also where it hears nothing: in an import, in a handler that blocks its loop."""
+"""A process ends when its parent is gone, also where it hears nothing: in an import, or its loop blocked."""
 
 from __future__ import annotations
 
