@@ -243,7 +243,10 @@ class DevServer:
             self._binary = find_server()
         first = self._data_dir is None
         if self._data_dir is None:
-            self._data_dir = Path(tempfile.mkdtemp(prefix="aioasynq-redis-"))
+            try:
+                self._data_dir = Path(tempfile.mkdtemp(prefix="aioasynq-redis-"))
+            except OSError as exc:  # none of the usual places can be written to
+                raise DevServerError(f"no temporary directory can be made for its data: {exc}") from exc
         self._owner = os.getpid()
         atexit.register(self.close)
         try:

@@ -24,6 +24,13 @@ def task_fields(task_id: str, task_type: str, queue: str, retried: int) -> dict[
     return {"task_id": task_id, "task_type": task_type, "queue": queue, "attempt": retried + 1}
 
 
+def clean(text: str) -> str:
+    """Text of others, as ids and types are: what would begin a line or steer a terminal is shown by its code."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 class TaskFilter(logging.Filter):
     """Gives each record of a handler the fields ``task_id``, ``task_type``, ``queue`` and ``attempt`` of its task.
 
@@ -67,12 +74,19 @@ class JsonFormatter(logging.Formatter):
         try:
             return msgspec.json.encode(line, enc_hook=str).decode()
         except Exception:  # noqa: BLE001 - whatever somebody put into a record, its line is not to be lost
-            return msgspec.json.encode({_shown(name): _shown(value) for name, value in line.items()}).decode()
+            return msgspec.json.encode({_shown(name): _encodable(value) for name, value in line.items()}).decode()
 
 
 def _current() -> dict[str, object]:
     task = CURRENT.get(None)
     return {} if task is None else task_fields(task.id, task.type, task.queue, task.retried)
+
+
+def _encodable(value: object) -> msgspec.Raw | str:
+    try:
+        return msgspec.Raw(msgspec.json.encode(value, enc_hook=str))
+    except Exception:  # noqa: BLE001 - as above
+        return _shown(value)
 
 
 def _shown(value: object) -> str:

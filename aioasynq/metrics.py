@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import threading
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 try:
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 TIMEOUT = 8.0  #: seconds a scrape may take; Prometheus gives up after 10 unless told otherwise
 AT_ONCE = 8  #: queues that are read at once
 STATES = ("active", "pending", "scheduled", "retry", "archived", "completed")  #: asynq leaves aggregating out
+CLOSED = "this collector is closed; unregister it"
 LEAVE_LIMIT = 3.0  #: seconds the thread may take to end
 
 
@@ -98,7 +100,7 @@ class QueueCollector(Collector):
         yield from _families(reading.infos, failures, up=reading.up)
 
     def close(self) -> None:
-        """End the thread; a scrape afterwards raises a RuntimeError."""
+        """End the thread; a scrape under way or afterwards raises a RuntimeError."""
         with self._starting:
             self._closed = True
             reader, self._reader = self._reader, None
@@ -114,7 +116,7 @@ class QueueCollector(Collector):
     def _read(self) -> _Reading:
         with self._starting:
             if self._closed:
-                raise RuntimeError("this collector is closed; unregister it")
+                raise RuntimeError(CLOSED)
             if self._reader is None or self._reader.pid != os.getpid():  # no thread lives on in a forked process
                 self._reader = _Reader(self._rdb)
             reader = self._reader
@@ -155,10 +157,18 @@ class _Reader:
 
         Raises:
             AioasynqError, TimeoutError: not even their names could be read.
+            RuntimeError: it is closed, or was meanwhile.
         """
-        future = asyncio.run_coroutine_threadsafe(self._all(timeout, memory=memory), self._loop)
+        work = self._all(timeout, memory=memory)
+        try:
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:  # the loop was closed in between
+            work.close()
+            raise RuntimeError(CLOSED) from None
         try:
             return future.result(timeout + 1.0)
+        except CancelledError:
+            raise RuntimeError(CLOSED) from None
         except BaseException:
             future.cancel()
             raise

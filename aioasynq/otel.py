@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
@@ -230,18 +231,31 @@ def _without_span(context: Context) -> Context:
 
 
 def _fail(span: Span, error: BaseException, where: str = "") -> None:
+    """Say what went wrong, as ``record_exception`` does; that fails by an error whose text fails."""
     if not span.is_recording():
         return
-    span.record_exception(error)
+    text = _text(error)
+    attributes: Attributes = {
+        "exception.type": _name(error),
+        "exception.message": text,
+        "exception.stacktrace": _unicode("".join(traceback.format_exception(error))),
+        "exception.escaped": "False",
+    }
+    span.add_event("exception", attributes)
     span.set_attribute("error.type", _name(error))
-    span.set_status(Status(StatusCode.ERROR, f"{where}{_text(error)}"))
+    span.set_status(Status(StatusCode.ERROR, f"{where}{text}"))
 
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)
+        return _unicode(str(error))
     except Exception:  # noqa: BLE001 - a broken __str__
         return ""
+
+
+def _unicode(text: str) -> str:
+    """The bytes of a file's name may be no text: an exporter fails by them, and drops all it was to send with them."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _name(error: BaseException) -> str:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from aioasynq._version import __version__
-from aioasynq.cli.output import clean
-from aioasynq.logs import JsonFormatter
+from aioasynq.logs import JsonFormatter, clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -15,12 +15,14 @@ from aioasynq.cli.banner import introduce, rows
 from aioasynq.cli.burst import look
 from aioasynq.cli.limits import resident, shown
 from aioasynq.cli.line import HURRY, LOOK, STOP, Hello, Outgrown, Ready, encode
+from aioasynq.cli.process import KILL_AFTER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from aioasynq.cli.figures import Recorder
     from aioasynq.cli.limits import Limits
+    from aioasynq.cli.orphan import Orphan
     from aioasynq.cli.unknown import Unknown
     from aioasynq.rdb.rdb import RDB
     from aioasynq.server import Server
@@ -37,6 +39,7 @@ class Child:
 
     Args:
         fd: of the line to the parent.
+        orphan: ends the process when the parent is gone and it does not end by itself.
         processes: introduce all of them; 0 when another one does, or has.
         also: what else there is to say then.
         unknown: says which tasks have no handler, when all are introduced.
@@ -47,6 +50,7 @@ class Child:
     def __init__(
         self,
         fd: int,
+        orphan: Orphan,
         *,
         processes: int,
         limits: Limits,
@@ -57,6 +61,7 @@ class Child:
     ) -> None:
         self._socket = socket.socket(fileno=fd)
         self._socket.set_inheritable(False)  # what handlers start must not keep the line open
+        self._orphan = orphan
         self._processes = processes
         self._limits = limits
         self._redis = redis
@@ -70,6 +75,7 @@ class Child:
         if self._processes:
             introduce(self._rows(server, rdb))
         config = server.config
+        self._orphan.limit = config.shutdown_timeout + KILL_AFTER
         hello = Hello(
             name=server.name,
             redis=self._redis,

@@ -12,9 +12,10 @@ import typer
 from aioasynq.cli.confirm import Yes, confirm
 from aioasynq.cli.connect import run
 from aioasynq.cli.exits import REFUSED
-from aioasynq.cli.output import Json, clean, many, show_json
+from aioasynq.cli.output import Json, many, show_json
 from aioasynq.errors import AioasynqError
 from aioasynq.inspector import Inspector
+from aioasynq.logs import clean
 from aioasynq.rdb.inspection import Seen, place_of
 from aioasynq.rdb.rdb import MIN_VERSION, RDB
 from aioasynq.task import TaskState

@@ -6,12 +6,14 @@ It answers from threads of its own: also while a handler blocks the event loop, 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import socketserver
 import sys
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, cast
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 5.0  #: seconds whoever connects may take to ask
+PATIENCE = 5.0  #: seconds whoever connects may take to ask, and to take the answer
+MOST = 64  #: connections at once; one more ends the oldest, so that who says nothing keeps nobody out
+REST = 0.1  #: seconds until the next try when no connection can be taken, as without a free descriptor
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  #: where prometheus_client keeps the metrics of several processes
 
 _COUNTS = {
@@ -115,15 +119,21 @@ class _Together(Collector):
 
     def collect(self) -> Iterator[Metric]:
         for each in self._registries:
-            yield from each.collect()
+            try:
+                yield from each.collect()
+            except Exception:  # a collector of the program's
+                log.exception("metrics of the program cannot be collected, and are left out")
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True  # nobody who asks keeps a worker from ending
+    request_queue_size = MOST
 
     def __init__(self, address: tuple[str, int], family: socket.AddressFamily, source: Source, *, many: bool) -> None:
         self.address_family = family
         self.source = source
+        self._open: dict[socket.socket, float] = {}  # until when it may take to ask; the oldest first
+        self._opening = threading.Lock()
         self.registry = CollectorRegistry()
         self.registry.register(_Together(registry_of(source, many=many)))
         super().__init__(address, _Handler)
@@ -132,6 +142,47 @@ class _Server(ThreadingHTTPServer):
         """Bind, without asking DNS for a name of this machine, as HTTPServer would."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        """The next connection; a socket stays readable when none can be taken, and would be asked without a pause."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(REST)
+            raise
+
+    def process_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
+        """Answer it in a thread, and end the oldest connection when there are too many."""
+        with self._opening:
+            self._open[request] = time.monotonic() + PATIENCE
+            if len(self._open) > MOST:
+                self._cut(next(iter(self._open)))
+        super().process_request(request, client_address)
+
+    def has_asked(self, request: socket.socket) -> None:
+        """The answer may take as long as it takes."""
+        with self._opening:
+            if request in self._open:
+                self._open[request] = math.inf
+
+    def service_actions(self) -> None:
+        """End connections whose request has not come in time, be it that a byte comes now and then."""
+        now = time.monotonic()
+        with self._opening:
+            for request in [request for request, until in self._open.items() if until < now]:
+                self._cut(request)
+
+    def _cut(self, request: socket.socket) -> None:
+        """Whoever waits for something on it hears that nothing comes."""
+        del self._open[request]
+        with suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
+
+    def shutdown_request(self, request: socket.socket) -> None:  # type: ignore[override]
+        """It is answered, or cannot be."""
+        with self._opening:  # so that none is cut whose descriptor is somebody else's by then
+            self._open.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - the base's shape
         """Whoever asked has gone."""
@@ -146,11 +197,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         server = cast("_Server", self.server)
+        server.has_asked(self.request)
         source = server.source
         match urlsplit(self.path).path:
             case "/metrics":
                 encode, kind = choose_encoder(self.headers.get("Accept", ""))
-                self._answer(HTTPStatus.OK, encode(server.registry), kind)
+                try:
+                    body = encode(server.registry)
+                except Exception:  # what a collector of the program's gave is no metric, or no text
+                    log.exception("metrics cannot be told")
+                    self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, b"metrics cannot be told; the log says why\n")
+                else:
+                    self._answer(HTTPStatus.OK, body, kind)
             case "/healthz":
                 self._say(source.sick())
             case "/readyz":

@@ -11,9 +11,10 @@ from aioasynq.cli.confirm import Yes, confirm
 from aioasynq.cli.connect import run
 from aioasynq.cli.exits import REFUSED, refuse
 from aioasynq.cli.given import seconds
-from aioasynq.cli.output import Json, clean, pairs, progress, show_json, table, title
+from aioasynq.cli.output import Json, pairs, progress, show_json, table, title
 from aioasynq.inspector import Inspector, MigrationReport
 from aioasynq.keys import check_queue_name
+from aioasynq.logs import clean
 from aioasynq.rdb.migration import process_of
 from aioasynq.rdb.rdb import RDB
 

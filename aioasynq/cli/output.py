@@ -15,6 +15,7 @@ import typer
 from msgspec import Struct
 from rich.cells import cell_len, set_cell_size
 
+from aioasynq.logs import clean
 from aioasynq.task import Progress
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -200,13 +201,6 @@ def size(count: int) -> str:
 def rate(failed: int, processed: int) -> str:
     """Of errors, as in ``12.34%``."""
     return f"{100 * failed / processed:.2f}%" if processed else "N/A"
-
-
-def clean(text: str) -> str:
-    """Text of others, which may have anything in it, without what would steer a terminal: that is shown by its code."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _line(cell: object) -> str:

@@ -10,10 +10,11 @@ from aioasynq.cli.confirm import Yes, confirm
 from aioasynq.cli.connect import run
 from aioasynq.cli.exits import REFUSED, refuse
 from aioasynq.cli.given import whole
-from aioasynq.cli.output import Json, clean, pairs, rate, show_json, size, table, title
+from aioasynq.cli.output import Json, pairs, rate, show_json, size, table, title
 from aioasynq.errors import AioasynqError, QueueNotEmptyError
 from aioasynq.inspector import Inspector
 from aioasynq.inspector.base import MAX_DAYS
+from aioasynq.logs import clean
 from aioasynq.rdb.rdb import RDB
 
 app = typer.Typer(no_args_is_help=True, help="See, pause and remove queues.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections.abc import Coroutine, Sequence
@@ -15,6 +16,8 @@ from aioasynq.cli.process import Process, first_of
 from aioasynq.cli.rescue import LIMIT as RESCUE_LIMIT, rescue
 
 log = logging.getLogger(__name__)
+
+LOOK_EVERY = 1.0  #: seconds between two looks whether the folders are still the same
 
 
 def need_watchfiles(who: str) -> None:
@@ -113,16 +116,42 @@ class Reloader:
         return self._process
 
     async def _watch(self) -> None:
+        try:
+            while True:
+                there = _identities(self._folders)
+                if there:
+                    await self._watch_while(there)
+                else:
+                    await asyncio.sleep(LOOK_EVERY)
+                if there != _identities(self._folders):
+                    self._on_change([folder for folder in self._folders if folder.is_dir()])
+        except Exception:  # too many files for the system
+            log.exception("files are not watched any more, and nothing is reloaded")
+
+    async def _watch_while(self, there: dict[Path, tuple[int, int]]) -> None:
+        """Watch these folders, as long as they are the same ones: what is deleted and made anew is another one."""
         from watchfiles import PythonFilter, awatch
 
-        try:
-            async for changes in awatch(*self._folders, watch_filter=PythonFilter(), debounce=400):
-                if not self._changed.is_set() and not self._ending.is_set():
-                    names = sorted({_shown(Path(path)) for _, path in changes})
-                    log.info("%s%s: reloading", names[0], f" and {len(names) - 1} more" if len(names) > 1 else "")
-                self._changed.set()
-        except Exception:  # too many files for the system, or a folder that is gone
-            log.exception("files are not watched any more, and nothing is reloaded")
+        looks = awatch(
+            *there,
+            watch_filter=PythonFilter(),
+            debounce=400,
+            rust_timeout=int(LOOK_EVERY * 1000),
+            yield_on_timeout=True,
+        )
+        async with contextlib.aclosing(looks):
+            async for changes in looks:
+                if changes:
+                    self._on_change([Path(path) for _, path in changes])
+                if there != _identities(self._folders):
+                    return
+
+    def _on_change(self, paths: Sequence[Path]) -> None:
+        if paths and not self._changed.is_set() and not self._ending.is_set():
+            names = sorted({_shown(path) for path in paths})
+            log.info("%s%s: reloading", names[0], f" and {len(names) - 1} more" if len(names) > 1 else "")
+        if paths:
+            self._changed.set()
 
     def _on_signal(self, number: signal.Signals) -> None:
         process = self._process
@@ -153,6 +182,16 @@ class Reloader:
         task = asyncio.get_running_loop().create_task(work)
         where.add(task)
         task.add_done_callback(where.discard)
+
+
+def _identities(folders: Sequence[Path]) -> dict[Path, tuple[int, int]]:
+    """Device and inode of those that are there."""
+    found: dict[Path, tuple[int, int]] = {}
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            about = folder.stat()
+            found[folder] = about.st_dev, about.st_ino
+    return found
 
 
 def _shown(path: Path) -> str:

@@ -17,7 +17,6 @@ from aioasynq.cli.output import (
     Page,
     Size,
     ago,
-    clean,
     moment,
     pairs,
     payload,
@@ -33,6 +32,7 @@ from aioasynq.client import Client
 from aioasynq.errors import TaskNotFoundError
 from aioasynq.inspector import Inspector
 from aioasynq.inspector.base import check_page, check_state
+from aioasynq.logs import clean
 from aioasynq.rdb.rdb import RDB
 from aioasynq.task import Task, TaskInfo, TaskState
 

@@ -16,10 +16,11 @@ import typer
 from aioasynq.cli.connect import run
 from aioasynq.cli.exits import refuse
 from aioasynq.cli.given import seconds
-from aioasynq.cli.output import Json, ago, clean, cut, duration, many, show_json
+from aioasynq.cli.output import Json, ago, cut, duration, many, show_json
 from aioasynq.cli.server import rows_of
 from aioasynq.inspector import Inspector
 from aioasynq.inspector.records import QueueInfo, ServerStatus
+from aioasynq.logs import clean
 from aioasynq.rdb.rdb import RDB
 
 if TYPE_CHECKING:

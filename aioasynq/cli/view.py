@@ -12,10 +12,10 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from aioasynq.cli.output import clean
 from aioasynq.cli.top import Keyboard, Picture, console, head, look, queue_table, running_tables
 from aioasynq.errors import AioasynqError
 from aioasynq.inspector import Inspector
+from aioasynq.logs import clean
 from aioasynq.rdb.rdb import RDB
 
 if TYPE_CHECKING:

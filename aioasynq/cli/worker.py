@@ -20,6 +20,7 @@ from aioasynq.cli.exits import refuse
 from aioasynq.cli.figures import OfProcesses, OfServer, Recorder, Source
 from aioasynq.cli.limits import Limits, resident, shown
 from aioasynq.cli.observers import beside, observers
+from aioasynq.cli.orphan import Orphan
 from aioasynq.cli.parent import Parent
 from aioasynq.cli.process import command
 from aioasynq.cli.reload import Reloader, need_watchfiles
@@ -117,16 +118,18 @@ def worker(
         leader = Reloader(argv, folders, figures) if reload else Parent(argv, count or 1, figures, burst=burst)
         with _exposed(figures, host, port, many=True):
             raise typer.Exit(asyncio.run(leader.run()))
+    orphan = None if parent is None else Orphan(int(parent))  # before the module is imported, where it may get stuck
     recorder = Recorder() if report or port is not None else None
     server = _server(target, options, [*watching, *([] if recorder is None else [recorder])], strict=strict)
     unknown = Unknown(server.mux)
     server.config = replace(server.config, error_handler=unknown.before(server.config.error_handler))
     set_up_logging(level, many=parent is not None and not reload, as_json=as_json)
     also = _also(reload=reload, folders=folders, burst=burst)
-    if parent is not None:
+    if parent is not None and orphan is not None:
         _need_memory(limits)
         child = Child(
             int(parent),
+            orphan,
             processes=int(introduce or 0),
             limits=limits,
             redis=_url_of(server, url),

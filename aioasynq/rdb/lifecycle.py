@@ -18,6 +18,7 @@ from aioasynq.errors import (
     MessageDecodeError,
     TaskNotFoundError,
 )
+from aioasynq.logs import clean
 from aioasynq.message import TaskMessage
 from aioasynq.proto.codec import decode_task, encode_task
 from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, Arg, Receipt, at_most_a_batch
@@ -53,12 +54,8 @@ class Leased(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The id for people: what is no text in it is escaped."""
-        return (
-            self.id
-            if self.msg is not None
-            else self.id.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        )
+        """The id for people: what cannot be printed, or is no text, is escaped."""
+        return clean(self.id.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
 
     @property
     def lock(self) -> str:

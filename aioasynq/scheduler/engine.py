@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from aioasynq.compose import task_info
 from aioasynq.errors import BrokerError, DuplicateTaskError, TaskError, TaskIDConflictError
+from aioasynq.logs import clean
 from aioasynq.message import SchedulerEnqueueEvent
 from aioasynq.observer import Sending
 from aioasynq.rdb.periodic import Answer
@@ -228,7 +229,7 @@ class Engine:
                 entry.id, SchedulerEnqueueEvent(task_id=msg.id, enqueue_time=int(now * 1e6) * 1000)
             )
         except BrokerError as exc:
-            log.warning("task %s is enqueued, but not in the history of its entry: %s", msg.id, exc)
+            log.warning("task %s is enqueued, but not in the history of its entry: %s", clean(msg.id), exc)
         await self._hooks.after(task_info(msg, composed.state, composed.next_process_at))
 
     async def _missed(self, entry: Entry, moments: Sequence[int]) -> None:

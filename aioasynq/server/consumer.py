@@ -34,7 +34,7 @@ from aioasynq.errors import (
     TaskTimeoutError,
 )
 from aioasynq.hooks import NO_HOOKS, Hooks, tell
-from aioasynq.logs import task_fields
+from aioasynq.logs import clean, task_fields
 from aioasynq.message import DEFAULT_TIMEOUT
 from aioasynq.observer import Processing
 from aioasynq.rdb.lifecycle import Completed, Failed, Killed
@@ -374,7 +374,7 @@ def _report(running: Running, error: BaseException, result: Outcome, hint: str) 
     if kind and text != kind and not text.startswith(f"{kind}: "):
         text = f"{kind}: {text}"
     text += hint
-    what = shorten(text, 300).encode("utf-8", "backslashreplace").decode()
+    what = clean(shorten(text, 300))
     if isinstance(error, ChildTaskError):
         what += f"\n{error.traceback}"
     fields = _fields(running)
@@ -424,7 +424,7 @@ def _fields(running: Running) -> dict[str, object]:
 
 
 def _name(running: Running) -> str:
-    return f"task {running.leased.id} ({running.msg.type}) of queue {running.leased.queue}"
+    return f"task {running.leased.shown} ({clean(running.msg.type)}) of queue {running.leased.queue}"
 
 
 def _why(running: Running) -> str:

@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from aioasynq.errors import BrokerError
+from aioasynq.logs import clean
 from aioasynq.queues import draw, in_priority_order
 from aioasynq.rdb.base import Receipts
 from aioasynq.rdb.lifecycle import Batch, Killed, Leased
@@ -247,7 +248,7 @@ class Fetcher:
         counts.repaired += len(batch.strays)
         counts.undecodable += len(batch.broken)
         for queue, stray in batch.strays:
-            log.warning("entry %s was taken off queue %s: there is no such task waiting there", stray, queue)
+            log.warning("entry %s was taken off queue %s: there is no such task waiting there", clean(stray), queue)
         for leased in batch.broken:
             log.error("task %s of queue %s goes to the archive: %s", leased.shown, leased.queue, leased.error)
             self._settler.add(Killed(leased, leased.error))

@@ -251,7 +251,7 @@ class Heartbeat:
             self._counts.blocked += 1
         self._reported = standing
         task = asyncio.current_task(self._server_loop)
-        name = next((r.leased.id for r in self._held.snapshot() if r.task is task and task is not None), None)
+        name = next((r.leased.shown for r in self._held.snapshot() if r.task is task and task is not None), None)
         frame = sys._current_frames().get(self._server_thread)  # noqa: SLF001 - documented for just this
         stack = "".join(traceback.format_stack(frame)) if frame is not None else "no stack\n"
         log.error(

@@ -9,6 +9,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from aioasynq.errors import BrokerError
+from aioasynq.logs import clean
 from aioasynq.rdb.base import MAX_BATCH
 from aioasynq.rdb.lifecycle import Failed, Killed
 from aioasynq.server.outcome import recovered
@@ -58,10 +59,10 @@ class Recovery:
         repaired = await self._rdb.repair(queue)
         self._contact.counts.repaired += len(repaired.strays) + len(repaired.adopted)
         for _, task_id in repaired.strays:
-            log.warning("entry %s was taken off the active tasks of queue %s: no such task runs", task_id, queue)
+            log.warning("entry %s was taken off the active tasks of queue %s: no such task runs", clean(task_id), queue)
         for _, task_id in repaired.adopted:
             log.warning(
-                "task %s of queue %s was active and nobody watched over it; it will be recovered", task_id, queue
+                "task %s of queue %s was active and nobody watched over it; it will be recovered", clean(task_id), queue
             )
 
     async def take_back(self, server: str) -> None:

@@ -7,6 +7,8 @@ import time
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from aioasynq.logs import clean
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -121,7 +123,7 @@ class Pulse:
 
 def named(some: Sequence[Running]) -> str:
     """A few of them for a line of the log: which they are, and of what type."""
-    names = [f"{running.leased.shown} ({running.msg.type})" for running in some[:NAMED]]
+    names = [f"{running.leased.shown} ({clean(running.msg.type)})" for running in some[:NAMED]]
     return ", ".join(names) + (f" and {len(some) - NAMED} more" if len(some) > NAMED else "")
 
 

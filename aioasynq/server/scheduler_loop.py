@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from aioasynq.errors import BrokerError
+from aioasynq.logs import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,7 +70,7 @@ class SchedulerLoop:
         forwarded = await self._rdb.check_and_enqueue(queue)
         self._contact.counts.repaired += len(forwarded.strays)
         for _, stray in forwarded.strays:
-            log.warning("entry %s was taken off queue %s: no such task was due there", stray, queue)
+            log.warning("entry %s was taken off queue %s: no such task was due there", clean(stray), queue)
         if forwarded.moved:
             self._announce(queue)
 

@@ -16,6 +16,7 @@ import anyio
 
 from aioasynq.errors import ServerStateError
 from aioasynq.life import Life
+from aioasynq.logs import clean
 from aioasynq.message import ServerInfo
 from aioasynq.mux import ServeMux
 from aioasynq.rdb.rdb import RDB, open_rdb
@@ -438,5 +439,5 @@ class _Engine:
 
     def _cancel(self, task_id: str) -> None:
         for running in self.held.find(task_id):
-            log.info("task %s of queue %s is cancelled on request", task_id, running.leased.queue)
+            log.info("task %s of queue %s is cancelled on request", clean(task_id), running.leased.queue)
             self.consumers.cancel(running, Why.CANCELLED)

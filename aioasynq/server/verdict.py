@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from aioasynq.errors import ChildTaskError
+from aioasynq.logs import clean
 from aioasynq.retry import default_delay
 from aioasynq.server.outcome import Outcome, outcome
 
@@ -40,10 +41,10 @@ def _delay(retried: int, error: BaseException, task: Task, ends: Ends, config: C
         said = rule(retried, error, task)
         delay = said.total_seconds() if isinstance(said, timedelta) else float(said)
     except BaseException:
-        log.exception("%s failed for task %s; the default delay counts", name, task.id)
+        log.exception("%s failed for task %s; the default delay counts", name, clean(task.id))
         return default_delay(retried, error, task)
     if not math.isfinite(delay):
-        log.error("%s gave %r for task %s; the default delay counts", name, delay, task.id)
+        log.error("%s gave %r for task %s; the default delay counts", name, delay, clean(task.id))
         return default_delay(retried, error, task)
     return max(0.0, delay)
 
@@ -62,5 +63,5 @@ def _is_final(error: BaseException, task: Task, ends: Ends) -> bool:
             return True
         return isinstance(error, ends.dont_retry)
     except BaseException:  # a class may have a say in what its instances are
-        log.exception("dont_retry failed for task %s; it may be retried", task.id)
+        log.exception("dont_retry failed for task %s; it may be retried", clean(task.id))
         return False

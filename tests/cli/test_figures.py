@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import re
 import signal
 import socket
 import sys
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
 import typer
+from prometheus_client import REGISTRY
+from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from aioasynq import Client, ServeMux, Server, Task, __version__
-from aioasynq.cli import figures
+from aioasynq.cli import exposition, figures
 from aioasynq.cli.exposition import exposed
 from aioasynq.cli.figures import BOUNDS, MAX_TYPES, OTHER, Durations, Figures, OfProcesses, Recorder
 from aioasynq.cli.line import LONGEST, decode, encode
@@ -410,6 +416,85 @@ async def test_many_ask_at_once_and_some_say_nothing():
     # nobody who asks keeps it
     for _, writer in silent:
         writer.close()
+
+
+async def test_who_says_nothing_is_cut_when_there_are_too_many(monkeypatch):
+    monkeypatch.setattr(exposition, "MOST", 3)
+    with exposed(OfProcesses(), "127.0.0.1", 0) as url:
+        host, port = url.removeprefix("http://").split(":")
+        silent = [await asyncio.open_connection(host, int(port)) for _ in range(4)]
+        async with asyncio.timeout(PATIENCE / 5):  # sooner than it would be cut for its silence
+            assert await silent[0][0].read() == b""
+        async with http(url) as client:
+            assert await look(client, "/healthz") == (200, "ok\n")
+        for _, writer in silent:
+            writer.close()
+            await writer.wait_closed()
+
+
+async def test_a_request_that_comes_by_the_byte_is_cut(monkeypatch):
+    monkeypatch.setattr(exposition, "PATIENCE", 0.2)
+    with exposed(OfProcesses(), "127.0.0.1", 0) as url:
+        host, port = url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        async with asyncio.timeout(PATIENCE):
+            reading = asyncio.create_task(reader.read())
+            while not reading.done():
+                writer.write(b"G")
+                await asyncio.wait({reading}, timeout=0.02)
+        writer.close()
+
+
+async def test_without_a_descriptor_it_does_not_spin(monkeypatch):
+    """A listening socket stays readable while nothing can be taken from it."""
+    with exposed(OfProcesses(), "127.0.0.1", 0) as url:
+        tries, real = [0], socket.socket.accept
+
+        def accept(self: socket.socket) -> Any:
+            tries[0] += 1
+            if tries[0] < 3:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return real(self)
+
+        monkeypatch.setattr(socket.socket, "accept", accept)
+        rested: list[float] = []
+        monkeypatch.setattr(time, "sleep", rested.append)
+        async with http(url) as client:
+            assert await look(client, "/healthz") == (200, "ok\n")
+    assert rested == [exposition.REST] * 2
+
+
+class _Broken(Collector):
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        raise RuntimeError("its database is away")
+
+
+async def test_a_collector_of_the_program_that_fails_takes_nothing_else_down(caplog):
+    broken = _Broken()
+    REGISTRY.register(broken)
+    try:
+        with exposed(OfProcesses(), "127.0.0.1", 0) as url:
+            async with http(url) as client:
+                assert (await scrape(client))["aioasynq_worker_processes",] == 0
+    finally:
+        REGISTRY.unregister(broken)
+    assert "its database is away" in caplog.text
+
+
+async def test_a_metric_that_cannot_be_written_is_said(caplog):
+    told = OfProcesses()
+    told.report(1, Figures(outcomes={'quotes " and \n and \\ and é': {"done": 1}}))
+    with exposed(told, "127.0.0.1", 0) as url:
+        async with http(url) as client:
+            assert (await scrape(client))["aioasynq_worker_tasks_total", "done", 'quotes " and \n and \\ and é'] == 1
+            told.report(1, Figures(outcomes={"no text: \udcff": {"done": 1}}))
+            answer = await client.get("/metrics")
+            assert answer.status_code == 500
+            assert await look(client, "/healthz") == (200, "ok\n")
+    assert "UnicodeEncodeError" in caplog.text
 
 
 async def test_what_several_processes_measure_themselves_is_seen_where_it_is_kept(tmp_path, monkeypatch):

@@ -175,6 +175,38 @@ async def test_children_of_a_killed_parent_end_gracefully(run_worker, redis_url,
     assert set(await redis.lrange(keys.pending("default"), 0, -1)) == {info.id.encode() for info in tasks}
 
 
+#: A child of which does not wait for long when it is an orphan.
+STUCK = """
+import os, time
+import aioasynq.cli.child as child
+from aioasynq import ServeMux, Server
+
+child.KILL_AFTER = 0.1
+mux = ServeMux()
+server = Server(mux=mux, shutdown_timeout=0)
+
+@mux.handler("block")
+async def block(task):
+    print("block", os.getpid(), flush=True)
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("option", [("--processes", "1"), ("--reload",)], ids=["processes", "reload"])
+@pytest.mark.parametrize("where", ["import", "handler"])
+async def test_nobody_is_left_behind_by_a_killed_parent(run_worker, redis_url, tmp_path, option, where):
+    """Not even who is stuck where no signal and no line is heard."""
+    (tmp_path / "stuck.py").write_text(STUCK)
+    (tmp_path / "hangs.py").write_text("import time\nprint('import', flush=True)\ntime.sleep(1000)\n")
+    target = "hangs:mux" if where == "import" else "stuck:server"
+    async with run_worker(target, "--url", redis_url, *option) as worker, Client(redis_url) as client:
+        await client.enqueue(Task("block"))
+        assert (await worker.line()).split()[0] == ("import" if where == "import" else "block")
+        worker.process.kill()
+        assert await worker.end() == -signal.SIGKILL  # the child has let go of stderr by then
+    assert "the parent process is gone; process " in worker.said
+
+
 async def test_a_process_that_does_not_end_is_killed(run_worker, redis_url, redis):
     options = ("--url", redis_url, "--processes", "1", "--shutdown-timeout", "0")
     async with run_worker("tasks:patient", *options, program=IMPATIENT) as worker, Client(redis_url) as client:

@@ -115,6 +115,28 @@ async def _has_one_process(http: httpx.AsyncClient, url: str) -> bool:
     return "\naioasynq_worker_processes 1.0\n" in (await http.get(f"{url}/metrics")).text
 
 
+async def test_a_folder_that_is_made_anew_is_watched(run_worker, redis_url, tmp_path):
+    """As by another branch of version control: the one that was watched is gone."""
+    folder = tmp_path / "src"
+    folder.mkdir()
+    (folder / "jobs.py").write_text(MODULE.format(word="one"))
+    options = ("--url", redis_url, "--reload", "--reload-dir", "src")
+    async with run_worker("src.jobs:server", *options) as worker, Client(redis_url) as client:
+        await worker.until(" started")
+        folder.rename(tmp_path / "before")
+        folder.mkdir()
+        (folder / "jobs.py").write_text(MODULE.format(word="second"))
+        await worker.until(": reloading\n")
+        await worker.until(" started", times=2)
+        (folder / "jobs.py").write_text(MODULE.format(word="the third"))
+        await worker.until("src/jobs.py: reloading\n")
+        await worker.until(" started", times=3)
+        await client.enqueue(Task("say"))
+        assert (await worker.line()).startswith("the third ")
+        worker.process.send_signal(signal.SIGTERM)
+        assert await worker.end() == 0
+
+
 async def test_what_is_wrong_at_the_start_ends_it(run_worker, redis_url):
     async with run_worker("broken:mux", "--url", redis_url, "--reload") as worker:
         assert await worker.end() == 2

@@ -180,6 +180,18 @@ async def test_nothing_is_left_of_a_collector_that_is_closed(redis_url):
         list(collector.collect())
 
 
+async def test_a_collector_that_is_closed_during_a_scrape(redis_url, proxy: Callable[..., Awaitable[Proxy]]):
+    between = await proxy()
+    between.black_hole()
+    collector = QueueCollector(between.url)
+    under_way = asyncio.create_task(asyncio.to_thread(lambda: list(collector.collect())))
+    await eventually(lambda: collector._reader is not None)
+    await asyncio.to_thread(collector.close)
+    with pytest.raises(RuntimeError, match="this collector is closed; unregister it"):
+        await under_way
+    between.resume()
+
+
 @pytest.mark.parametrize(
     ("timeout", "kind", "text"),
     [

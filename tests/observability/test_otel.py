@@ -134,6 +134,19 @@ async def _raise(task: Task) -> None:
     raise ValueError("no")
 
 
+class _MuteError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+async def _raise_mute(task: Task) -> None:
+    raise _MuteError
+
+
+async def _raise_no_text(task: Task) -> None:
+    raise FileNotFoundError("no \udcff")
+
+
 async def _skip(task: Task) -> None:
     raise SkipRetry("never")
 
@@ -159,6 +172,8 @@ OUTCOMES = {
     "completed": (_done, {"retention": 60}, "completed", None),
     "failed": (_raise, {}, "retry", "ValueError"),
     "failed for good": (_raise, {"max_retry": 0}, "archived", "ValueError"),
+    "failed without a text": (_raise_mute, {}, "retry", f"{__name__}._MuteError"),
+    "failed with what is no text": (_raise_no_text, {}, "retry", "FileNotFoundError"),
     "skipped": (_skip, {}, "archived", "aioasynq.errors.SkipRetry"),
     "revoked": (_revoke, {}, "revoked", None),
     "comes back": (_later, {}, "postponed", None),
@@ -185,6 +200,12 @@ async def test_how_a_task_ends(redis_url, telemetry: Telemetry, handler, options
     assert span.attributes.get("error.type") == error
     assert (span.status.status_code is StatusCode.ERROR) == (error is not None)
     assert [event.name for event in span.events] == (["exception"] if error else [])
+    for event in span.events:
+        about = event.attributes or {}
+        assert about["exception.type"] == error
+        for value in about.values():
+            str(value).encode()  # an exporter can send it
+    (span.status.description or "").encode()
     assert telemetry.points("messaging.process.duration", "error.type") == {error: 1}
     assert telemetry.points("messaging.process.duration", "messaging.asynq.task.outcome") == {outcome: 1}
     assert telemetry.points("messaging.client.consumed.messages", "messaging.asynq.task.pattern") == {"t:": 1}

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,12 @@ def test_unix_socket():
         server.kill()
         server.start()  # over the socket that the killed one left
         assert answer(server, "PING")
+
+
+def test_nowhere_to_keep_its_data(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(DevServerError, match="no temporary directory can be made for its data: "):
+        DevServer().start()
 
 
 def test_a_unix_socket_in_too_deep_a_folder_is_refused(tmp_path):

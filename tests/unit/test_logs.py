@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
@@ -55,7 +56,7 @@ class Unspeakable:
 EXTRA: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "values": ({"a": 1, "b": [None, 1.5], "c": {"d": True}}, {"a": 1, "b": [None, 1.5], "c": {"d": True}}),
     "an object": ({"error": ValueError("no")}, {"error": "no"}),
-    "what has no text": ({"a": Unspeakable(), "b": 1}, {"a": "<Unspeakable>", "b": "1"}),
+    "what has no text": ({"a": Unspeakable(), "b": 1}, {"a": "<Unspeakable>", "b": 1}),
     "no Unicode": ({"a": "\ud800"}, {"a": "\\ud800"}),
     "its own task": ({"task_id": "y"}, {"task_id": "y"}),
 }
@@ -148,3 +149,25 @@ async def test_what_a_server_says_of_a_task_names_it(redis_url, caplog):
     said = [record.__dict__ for record in caplog.records if "(t) of queue default" in record.message]
     assert {line["task_id"] for line in said} == set(ids)
     assert {(line["task_type"], line["queue"], line["attempt"]) for line in said} == {("t", "default", 1)}
+
+
+async def test_what_others_named_begins_no_line(redis_url, caplog):
+    """Ids and types come from whoever may enqueue, errors from what they sent: none of them forges a line."""
+    mux, evil = ServeMux(), "a\r\n10:00:00.000 INFO     forged\x1b[2J\u2028"
+
+    @mux.handler("fails")
+    async def fail(task: Task) -> None:
+        raise ValueError(evil)
+
+    @mux.handler("hold")
+    async def hold(task: Task) -> None:
+        await asyncio.sleep(60)
+
+    caplog.set_level(logging.INFO, "aioasynq")
+    async with Client(redis_url) as client, Server(redis_url, mux, shutdown_timeout=0) as server:
+        await client.enqueue(Task(f"fails{evil}"), task_id=f"1{evil}")
+        await client.enqueue(Task(f"hold{evil}"), task_id=f"2{evil}")
+        await eventually(lambda: server.counts.processed == 1 and server.running == 1)
+    said = [record.getMessage() for record in caplog.records]
+    assert [line for line in said if not line.isprintable()] == []
+    assert len([line for line in said if "a\\r\\n10:00:00.000 INFO     forged\\x1b[2J\\u2028" in line]) == 2
