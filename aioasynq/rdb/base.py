@@ -31,6 +31,7 @@ from aioasynq.rdb.connection import (
     is_led_to_master,
     masters_of,
     open_link,
+    passing,
     refresh,
 )
 from aioasynq.rdb.failures import (
@@ -247,7 +248,8 @@ class Operations:
         pipe = await self._line()
         if pipe is None:
             try:
-                return await self._redis.execute_command(*words, **options)
+                with passing():
+                    return await self._redis.execute_command(*words, **options)
             except UnicodeEncodeError:  # as in pack_any
                 return await self._redis.execute_command(words[0], *map(unescaped, words[1:]), **options)
         return await ask(pipe, *words)

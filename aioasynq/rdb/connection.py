@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
 import inspect
 import os
 import random
@@ -16,14 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import redis.asyncio as aioredis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
-from redis.exceptions import RedisClusterException
+from redis.exceptions import ConnectionError as RedisConnectionError, RedisClusterException
 
 from aioasynq.rdb import tls
 from aioasynq.rdb.sentinel import Masters, follows_master
 from aioasynq.rdb.url import DEFAULT_URL, URL_VARIABLE, AnyRedis, RedisOptions, address_of, open_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from redis.asyncio.connection import AbstractConnection
 
@@ -185,7 +186,19 @@ async def refresh(client: RedisCluster, suspect: str = "") -> None:
     if node is not None and node.name in known:
         known[node.name] = known.pop(node.name)
     async with asyncio.timeout(REFRESH_TIMEOUT):
-        await manager.initialize()
+        with passing():
+            await manager.initialize()
+
+
+@contextlib.contextmanager
+def passing() -> Iterator[None]:
+    """Take for a broken connection what redis-py 5 raises when two calls learn at once which node holds what."""
+    try:
+        yield
+    except RuntimeError as exc:
+        if "during iteration" not in str(exc):
+            raise
+        raise RedisConnectionError(f"the nodes of the Cluster were learned anew meanwhile: {exc}") from exc
 
 
 async def close(client: AnyRedis) -> None:
@@ -218,7 +231,8 @@ async def connection_for(client: AnyRedis, key: str) -> tuple[AbstractConnection
     It has no timeout of its own: whoever waits on it says for how long.
     """
     if isinstance(client, RedisCluster):
-        await client.initialize()
+        with passing():
+            await client.initialize()
         node = client.get_node_from_key(key)
         if node is None:
             raise ConnectionError(f"no node of the Cluster holds {key!r}")
