@@ -24,7 +24,7 @@ from aioasynq.rdb.sentinel import Masters, follows_master
 from aioasynq.rdb.url import DEFAULT_URL, URL_VARIABLE, AnyRedis, RedisOptions, address_of, open_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from redis.asyncio.connection import AbstractConnection
 
@@ -191,7 +191,7 @@ async def refresh(client: RedisCluster, suspect: str = "") -> None:
 
 
 @contextlib.contextmanager
-def passing() -> Iterator[None]:
+def passing() -> Generator[None]:
     """Take for a broken connection what redis-py 5 raises when two calls learn at once which node holds what."""
     try:
         yield
