@@ -47,16 +47,20 @@ class Processes(Operations):
             patterns: of the task types that it has handlers for; Go's servers do not tell, and very many are not told.
         """
         server, tasks = _keys_of(info)
-        expiry = await self._expiry(ttl)
         told = b"" if patterns is None else msgspec.json.encode(list(patterns))
-        args: list[Arg] = [ttl, encode_server(info), 0 if workers is None else 1]
+        args: list[Arg] = [self.clock_argument(), ttl, encode_server(info), 0 if workers is None else 1]
         args.append(told if len(told) <= MAX_PATTERNS else b"")
         for task_id, worker in (workers or {}).items():
             args += (task_id, encode_worker(worker))
-        await asyncio.gather(  # three slots of a Cluster; else one round trip
+        own = (server, tasks, _patterns_of(info))
+        if not self._is_cluster:
+            await self._run(_WRITE_PROCESS_INFO, (*own, keys.servers(), keys.workers()), args)
+            return
+        expiry = await self._expiry(ttl)
+        await asyncio.gather(  # three slots
             self._plain("ZADD", partial(self.command, "ZADD", keys.servers(), expiry, server), writes=True),
             self._plain("ZADD", partial(self.command, "ZADD", keys.workers(), expiry, tasks), writes=True),
-            self._run(_WRITE_PROCESS_INFO, (server, tasks, _patterns_of(info)), args),
+            self._run(_WRITE_PROCESS_INFO, own, args),
         )
 
     async def read_process_info(self) -> list[tuple[ServerInfo, dict[str, WorkerInfo]]]:

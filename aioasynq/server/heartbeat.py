@@ -7,7 +7,6 @@ loses no leases, and its neighbours are not run twice.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import sys
 import threading
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 from aioasynq.errors import AioasynqError, BrokerError
 from aioasynq.message import WorkerInfo
 from aioasynq.rdb.base import MAX_BATCH
+from aioasynq.server.nap import Nap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -70,9 +70,10 @@ class Heartbeat:
         self._server_loop = asyncio.get_running_loop()
         self._server_thread = threading.get_ident()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
-        self._told: asyncio.Event | None = None  #: something, so that a sleep is over
+        self._nap = Nap()
+        self._stopping = False
         self._now = False  #: to beat at once
+        self._beating: asyncio.Task[bool] | None = None
         self._begun = threading.Event()
         self._over = asyncio.Event()  #: of the server's loop
         self._thread = threading.Thread(target=self._main, name="aioasynq-heartbeat", daemon=True)
@@ -86,12 +87,11 @@ class Heartbeat:
     def beat_now(self) -> None:
         """Beat at once, since what there is to tell has changed."""
         self._now = True
-        self._tell(lambda: self._told)
+        self._tell(self._nap.wake)
 
     async def stop(self) -> None:
         """Take back what was told, and end."""
-        self._tell(lambda: self._stop)
-        self._tell(lambda: self._told)
+        self._tell(self._end)
         try:
             async with asyncio.timeout(3 * FAREWELL_LIMIT):
                 await self._over.wait()  # not a join in the executor, whose threads may all be the handlers'
@@ -100,15 +100,15 @@ class Heartbeat:
         else:
             self._thread.join()  # its last line
 
-    def _tell(self, event: Callable[[], asyncio.Event | None]) -> None:
+    def _tell(self, what: Callable[[], None]) -> None:
+        """Have *what* called on the thread's loop."""
         if self._thread.ident is None:
             return  # it is yet to start, and tells all at its first beat
         self._begun.wait()  # a moment at most: the thread sets it first of all
-        loop, told = self._loop, event()
-        if loop is None or told is None or loop.is_closed():
+        if self._loop is None or self._loop.is_closed():
             return
         try:
-            loop.call_soon_threadsafe(told.set)
+            self._loop.call_soon_threadsafe(what)
         except RuntimeError:
             log.debug("the heartbeat has ended already")
 
@@ -127,13 +127,12 @@ class Heartbeat:
                 log.debug("the server's loop was closed before its heartbeat ended")
 
     async def _beat(self) -> None:
-        self._stop, self._told = asyncio.Event(), asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._begun.set()
         rdb = self._parent.twin()
         try:
             next_beat = 0.0
-            while not self._stop.is_set():
+            while not self._stopping:
                 self._look_at_loop()
                 if time.monotonic() >= next_beat or self._now:
                     self._now = False
@@ -141,30 +140,24 @@ class Heartbeat:
                         self._config.beat if await self._unless_stopped(rdb) else LOOK_INTERVAL
                     )
                 look = LOOK_INTERVAL if self._held else IDLE_LOOK_INTERVAL
-                await self._sleep(min(look, max(0.0, next_beat - time.monotonic())))
+                await self._nap.sleep(min(look, max(0.0, next_beat - time.monotonic())))
             await self._farewell(rdb)
         finally:
             rdb.abort()
             await rdb.aclose()
 
-    async def _sleep(self, seconds: float) -> None:
-        assert self._told is not None  # noqa: S101 - made before the first sleep
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._told.wait()
-        self._told.clear()
+    def _end(self) -> None:
+        self._stopping = True
+        self._nap.wake()
+        if self._beating is not None:  # Redis may not answer
+            asyncio.get_running_loop().call_later(FAREWELL_LIMIT, self._beating.cancel)
 
     async def _unless_stopped(self, rdb: RDB) -> bool:
         """One beat, which is given up when Redis does not answer and the server ends."""
-        assert self._stop is not None  # noqa: S101 - made before the first beat
-        beat, stop = asyncio.ensure_future(self._once(rdb)), asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait({beat, stop}, return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        if not (await asyncio.wait({beat}, timeout=FAREWELL_LIMIT))[0]:
-            beat.cancel()
-            await asyncio.wait({beat})
-            return False
-        return beat.result()
+        self._beating = asyncio.get_running_loop().create_task(self._once(rdb))
+        await asyncio.wait({self._beating})
+        beat, self._beating = self._beating, None
+        return not beat.cancelled() and beat.result()
 
     async def _once(self, rdb: RDB) -> bool:
         """One beat: leases first, for they matter more. False when Redis could not be reached."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from aioasynq.errors import BrokerError
 from aioasynq.logs import clean
+from aioasynq.server.nap import Nap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,13 +35,13 @@ class SchedulerLoop:
         self._contact = contact
         self._announce = announce
         self._until = 0.0  # monotonic seconds
-        self._sooner = asyncio.Event()
+        self._nap = Nap()
 
     def due_in(self, seconds: float) -> None:
         """A task that this server wrote is due in so many seconds: do not sleep longer."""
         if time.monotonic() + seconds < self._until:
             self._until = time.monotonic() + seconds
-            self._sooner.set()
+            self._nap.wake()
 
     async def run(self) -> None:
         """Sleep until the next task is due, at most a second; then move what is due. Until cancelled."""
@@ -76,10 +77,6 @@ class SchedulerLoop:
 
     async def _sleep(self) -> None:
         while (left := self._until - time.monotonic()) > 0:
-            self._sooner.clear()
-            try:
-                async with asyncio.timeout(left):
-                    await self._sooner.wait()
-            except TimeoutError:
-                return
+            if not await self._nap.sleep(left):
+                break  # in time, though the event loop's timers may be a moment early
         await asyncio.sleep(0)
