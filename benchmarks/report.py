@@ -28,18 +28,18 @@ def write(run: Run, folder: Path) -> None:
 def into_docs(run: Run) -> None:
     """Put the tables and plots of *run* where docs/performance.md has room for them."""
     text = DOCS.read_text()
-    name = "hop" if run.hop else "results"
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    begin, end = f"<!-- {run.place}: begin -->", f"<!-- {run.place}: end -->"
     if begin not in text or end not in text:
         sys.exit(f"{DOCS} has no lines {begin} and {end}")
     head, rest = text.split(begin, 1)
     tail = rest.split(end, 1)[1]
-    drawn = {} if run.hop else pictures(run)
+    is_main = run.place == "results"
+    drawn = pictures(run) if is_main else {}
     PICTURES.mkdir(exist_ok=True)
     for name, svg in drawn.items():
         (PICTURES / name).write_text(svg)
     shown = "\n".join(f"![{name.removesuffix('.svg')}](performance/{name})" for name in drawn)
-    tables = markdown(run, level="####" if run.hop else "###")
+    tables = markdown(run, level="###" if is_main else "####")
     DOCS.write_text(f"{head}{begin}\n\n{tables}\n{shown}\n\n{end}{tail}".replace("\n\n\n", "\n\n"))
     print(f"{DOCS.relative_to(ROOT)} has the run of {run.machine['date']}")
 
@@ -48,7 +48,8 @@ def markdown(run: Run, *, level: str = "##") -> str:
     measured = [work for work in works() if any(cell.work == work.name for cell in run.cells)]
     parts = [
         f"{level} The run\n\n{about(run)}",
-        *([] if run.hop else [f"{level} Targets\n\n{targets_table(run)}"]),  # they are for a Redis that is near
+        # They are for a Redis that is near, and for medians.
+        *([f"{level} Targets\n\n{targets_table(run)}"] if run.place == "results" else []),
         f"{level} Figures\n\nMedian of the rounds, with the least and the most. A dash: the system cannot do it.\n",
         *(table(run, work) for work in measured),
     ]

@@ -46,6 +46,7 @@ class Run:
     seed: int
     hop: float = 0.0  #: milliseconds by which answers of Redis came later
     round_trip: float = 0.0  #: milliseconds that a PING then took
+    survey: bool = False  #: all systems at the main works, to see which of them to compare with
     cells: list[CellResult] = field(default_factory=list[CellResult])
 
     def save(self, path: Path) -> None:
@@ -61,6 +62,11 @@ class Run:
         return cls(**data)
 
     # --- questions ---
+
+    @property
+    def place(self) -> str:
+        """What docs/performance.md calls the room for it."""
+        return "hop" if self.hop else "survey" if self.survey else "results"
 
     def by_round(self, work: str, system: str, figure: str) -> dict[int, float]:
         return {
