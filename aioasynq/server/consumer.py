@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SOON = 2 * Pulse.INTERVAL  #: seconds; a task whose time is over later than that gets its timer when a beat sees it
+
 _encode_result = msgspec.json.Encoder(enc_hook=to_plain).encode
 
 
@@ -85,6 +87,7 @@ class Consumers:
         self._mux = mux
         self._held = held
         self._pulse = pulse
+        pulse.tell(self._set_timers)
         self._on_free = on_free
         self._counts = counts
         self._settler: Settler | None = None
@@ -116,7 +119,7 @@ class Consumers:
         self.busy += 1
         if deadline <= now and msg.deadline:
             running.why = Why.DEADLINE  # over before it began: its handler is not called, as in Go
-        else:
+        elif deadline < now + SOON:
             running.timer = self._loop.call_later(deadline - now, self._overdue, running)
         running.task = self._loop.create_task(self._run(running), context=self._context.copy())
 
@@ -180,6 +183,13 @@ class Consumers:
         return write
 
     # ── a task is to end ──
+
+    def _set_timers(self) -> None:
+        """At each beat: of those that may soon run out of time. Most tasks end long before, and never have a timer."""
+        soon = time.monotonic() + SOON
+        for running in self._held:
+            if running.ends < soon and running.timer is None and running.why is None and not running.ended:
+                running.timer = self._loop.call_later(running.ends - soon + SOON, self._overdue, running)
 
     def _overdue(self, running: Running) -> None:
         msg = running.msg

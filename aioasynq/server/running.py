@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from aioasynq.logs import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from aioasynq.message import TaskMessage
     from aioasynq.observer import Processing
@@ -85,6 +85,11 @@ class Pulse:
         self.last = time.monotonic()
         self.lost = 0.0  #: seconds the loop has stood still, in all
         self._timer: asyncio.TimerHandle | None = None
+        self._on_beat: Callable[[], None] | None = None
+
+    def tell(self, on_beat: Callable[[], None]) -> None:
+        """Call *on_beat* with each beat."""
+        self._on_beat = on_beat
 
     def start(self) -> None:
         """Begin to beat on the running loop."""
@@ -106,6 +111,8 @@ class Pulse:
         self.look()
         self._interval = interval or (self.INTERVAL if self._held else self.IDLE_INTERVAL)
         self._timer = asyncio.get_running_loop().call_later(self._interval, self._beat)
+        if self._on_beat is not None:
+            self._on_beat()
 
     def look(self) -> float:
         """Note the time since the last beat, and return the time lost in all. Called on the loop only."""
@@ -147,6 +154,10 @@ class Held:
     def snapshot(self) -> tuple[Running, ...]:
         """All of them now; safe from any thread, since a set is copied in one step."""
         return tuple(self._all.copy())
+
+    def __iter__(self) -> Iterator[Running]:
+        """All of them, for the loop, which must not change the set meanwhile."""
+        return iter(self._all)
 
     def find(self, task_id: str) -> list[Running]:
         """Those with this id whose handler runs; more than one when several queues know the id."""

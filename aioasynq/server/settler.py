@@ -103,7 +103,7 @@ class Settler:
             lane = self._open_lane(queue, kind)
         self.unsettled += 1
         self.of_queue[queue] += 1
-        waiting = _waiting(outcome, running)
+        waiting = _Waiting(outcome, running, 0 if kind is Done else _size(outcome))
         if waiting.size > MAX_BATCH_BYTES:
             self._idle.clear()
             # Redis may not take it at all, and then it must hold up no other.
@@ -246,13 +246,9 @@ class Settler:
                 "the outcome of task %s of queue %s cannot be written; archiving it", leased.shown, leased.queue
             )
             bare = Leased(leased.queue, leased.id, None, leased.guard)
-            killed = _waiting(Killed(bare, f"outcome could not be written: {error_text(exc)}"), None)
+            killed = _Waiting(Killed(bare, f"outcome could not be written: {error_text(exc)}"), None, 0)
             kill = self._lanes.get((leased.queue, Killed)) or self._open_lane(leased.queue, Killed)
             return (await self._until_answered(kill, kill.write, [killed], _only_one()))[0]
-
-
-def _waiting(outcome: Outcome, running: Running | None) -> _Waiting:
-    return _Waiting(outcome, running, _size(outcome))
 
 
 def _take(waiting: deque[_Waiting]) -> list[_Waiting]:

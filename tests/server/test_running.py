@@ -105,3 +105,12 @@ def test_threads_look_at_what_is_held_while_it_changes() -> None:
         for looker in lookers:
             looker.result()
     assert set(held.snapshot()) == set(stays)
+
+
+async def test_each_beat_is_told(pulse: Pulse, time: Time) -> None:
+    beats: list[float] = []
+    pulse.tell(lambda: beats.append(time.now))
+    pulse.quicken()
+    time.now += 0.5
+    pulse._beat()
+    assert beats == [time.now - 0.5, time.now]
