@@ -361,7 +361,8 @@ class Operations:
                     first, failed = failed, None
                     raise first
                 async with asyncio.timeout(min(attempt, end - loop.time())):
-                    answer = await call()
+                    with passing():
+                        answer = await call()
                 self._answered = True
                 return answer
             except NoScriptError:  # of a first attempt

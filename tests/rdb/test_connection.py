@@ -310,3 +310,25 @@ async def test_a_redis_that_throws_away_is_warned_of(own_server, caplog, policy,
         async with RDB(server.url) as rdb:
             await rdb.check_server()
     assert [policy in record.getMessage() for record in caplog.records] == [True] * warned
+
+
+@pytest.mark.parametrize("text", ["dictionary changed size during iteration", "Set changed size during iteration"])
+async def test_what_redis_py_5_raises_when_two_learn_the_nodes_at_once_is_tried_again(rdb, text):
+    tries = []
+
+    async def call():
+        tries.append(1)
+        if len(tries) == 1:
+            raise RuntimeError(text)
+        return await rdb.command("PING")
+
+    assert await rdb._plain("PING", call) in (b"PONG", True)
+    assert len(tries) == 2
+
+
+async def test_any_other_error_of_that_kind_is_not(rdb):
+    async def call():
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        await rdb._plain("PING", call)
