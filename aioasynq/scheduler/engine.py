@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_SLEEP = 3600.0  #: seconds
 MARGIN = 0.001  #: seconds after a firing is due, so that Redis agrees that it is
+RECALLS = 64  #: entries whose last firing is asked for at once; thousands would hold the loop up
 AFTER_A_BUG = 1.0  #: seconds
 FIRING_LIMIT = 6.0  #: seconds that firings under way may take at the end: a call to Redis takes 5
 END_LIMIT = 2.0  #: seconds that the last calls to Redis may take
@@ -67,6 +68,7 @@ class Engine:
         self._observers = observers
         self._attending: set[asyncio.Task[None]] = set()
         self._own: list[Entry] = []  # of this scheduler alone
+        self._recalls = asyncio.Semaphore(RECALLS)
         self._news = asyncio.Event()
         self._over = asyncio.Event()
         self._has_begun = False
@@ -145,7 +147,8 @@ class Engine:
     async def _see_to(self, entry: Entry) -> None:
         """What is due now; then sleep until there is more."""
         if not entry.is_recalled and self._contact.there:
-            await self._recall(entry)
+            async with self._recalls:
+                await self._recall(entry)
         moments, missed = entry.due(self.clock.now())
         if missed:
             entry.seen_to(missed[-1])  # they come before the others

@@ -38,7 +38,7 @@ from aioasynq import (
 from aioasynq.devserver import DevServer, free_port
 from aioasynq.options import Options
 from aioasynq.scheduler import hooks as hooks_module
-from aioasynq.scheduler.engine import Engine
+from aioasynq.scheduler.engine import RECALLS, Engine
 from tests.server.stage import PATIENCE, Seen, eventually, places
 
 MakeServer = Callable[..., DevServer]
@@ -454,6 +454,28 @@ def test_an_entry_is_the_same_in_every_scheduler():
     assert Scheduler(location="Europe/Berlin").register("@daily", task, queue="low", max_retry=1) != id_
     zone = Scheduler(location=ZoneInfo("Europe/Berlin")).register("@daily", task, queue="low")
     assert zone == Scheduler(location="Europe/Berlin").register("@daily", task, queue="low")
+
+
+async def test_thousands_of_entries_ask_redis_in_turn(redis_url: str, monkeypatch: pytest.MonkeyPatch):
+    asking, most, asked = 0, 0, Seen()
+    last_fired = RDB.last_fired
+
+    async def counted(rdb: RDB, *args: Any) -> Any:
+        nonlocal asking, most
+        asking += 1
+        most = max(most, asking)
+        try:
+            return await last_fired(rdb, *args)
+        finally:
+            asking -= 1
+            asked.add(args)
+
+    monkeypatch.setattr(RDB, "last_fired", counted)
+    async with Scheduler(redis_url) as scheduler:
+        for number in range(3 * RECALLS):
+            scheduler.register("0 0 1 1 *", Task("work", b"%d" % number))
+        await asked.until(3 * RECALLS)
+    assert most == RECALLS
 
 
 def test_what_never_comes_is_said(caplog):
