@@ -68,7 +68,8 @@ class Started:
     def on_reply(self, reply: Any) -> None:
         """Hand the answer over, unless it takes another attempt, or one to say what the error means."""
         if isinstance(reply, Exception):
-            self._args = self._args if self._repeated is None else self._repeated
+            if self._repeated is not None and not isinstance(reply, NoScriptError):  # else it did not run at all
+                self._args = self._repeated
             self.go_on(reply)
         else:
             self._on_answer(reply)

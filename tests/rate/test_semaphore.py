@@ -135,6 +135,13 @@ async def test_a_token_of_anybody_can_be_given_back(semaphore, redis_target):
     assert await holders(redis_target) == []
 
 
+async def test_a_token_that_is_not_there_although_redis_has_forgotten_its_scripts(semaphore, redis_target):
+    assert await semaphore.acquire(task("a"))  # so that the first call goes over the connection that calls share
+    await redis_target.script_flush()
+    with pytest.raises(TokenNotFoundError):
+        await semaphore.release(task("b"))
+
+
 async def test_an_attempt_that_is_over_does_not_give_back_the_token_of_the_next(semaphore, redis_target):
     """As of a handler that was left to itself, and ends when its task runs again."""
     first, second = task("a", ends_in=10), task("a", ends_in=60)
