@@ -66,11 +66,23 @@ def about(run: Run) -> str:
     rows += [f"| {name} | missing: {reason} |" for name, reason in run.missing.items()]
     if run.hop:
         machine += f"; each answer {run.hop:g} ms later: a PING takes {run.round_trip:.2f} ms"
+    if lacking := [work.name for work in works() if _lacks(run, work)]:
+        machine += f"; broken off: {' and '.join(lacking)}: no whole last round"
     return (
         f"{machine}; rounds: {run.rounds}; seed: {run.seed}\n\n| system | versions |\n|---|---|\n"
         + "\n".join(rows)
         + "\n"
     )
+
+
+def _lacks(run: Run, work: Work) -> bool:
+    """Whether a system that did this work before has not done it in its last round."""
+    last = min(run.rounds, work.rounds) - 1
+    did = {
+        number: {cell.system for cell in run.cells if (cell.work, cell.round) == (work.name, number)}
+        for number in (0, last)
+    }
+    return did[0] > did[last]
 
 
 def targets_table(run: Run) -> str:
