@@ -267,8 +267,6 @@ class Batcher:
                     entry[2].give(entry[3], answer)
         if lane.waiting:
             self._let_gather(lane)
-        if not self.full:
-            self._room.set()
         self._answered.set()
 
     def _on_failure(self, call: _Call, failed: BaseException) -> None:
@@ -339,6 +337,8 @@ class Batcher:
             waiting.popleft()
         self._count -= len(batch) + gone
         self._bytes -= size + gone_size
+        if not self.full:
+            self._room.set()
         return batch, size
 
 

@@ -38,13 +38,16 @@ class Processes(Operations):
         *,
         ttl: int = PROCESS_TTL,
         patterns: Sequence[str] | None = None,
-    ) -> None:
+    ) -> bool:
         """Tell that a server lives, and what it works on, by task id; None: what it told last time.
 
         Kept for *ttl* seconds.
 
         Args:
             patterns: of the task types that it has handlers for; Go's servers do not tell, and very many are not told.
+
+        Returns:
+            Whether any workers are told of now. What it told last time may be gone, say because Redis was emptied.
         """
         server, tasks = _keys_of(info)
         told = b"" if patterns is None else msgspec.json.encode(list(patterns))
@@ -54,14 +57,14 @@ class Processes(Operations):
             args += (task_id, encode_worker(worker))
         own = (server, tasks, _patterns_of(info))
         if not self._is_cluster:
-            await self._run(_WRITE_PROCESS_INFO, (*own, keys.servers(), keys.workers()), args)
-            return
+            return bool(await self._run(_WRITE_PROCESS_INFO, (*own, keys.servers(), keys.workers()), args))
         expiry = await self._expiry(ttl)
-        await asyncio.gather(  # three slots
+        *_, there = await asyncio.gather(  # three slots
             self._plain("ZADD", partial(self.command, "ZADD", keys.servers(), expiry, server), writes=True),
             self._plain("ZADD", partial(self.command, "ZADD", keys.workers(), expiry, tasks), writes=True),
             self._run(_WRITE_PROCESS_INFO, own, args),
         )
+        return bool(there)
 
     async def read_process_info(self) -> list[tuple[ServerInfo, dict[str, WorkerInfo]]]:
         """What the living servers said about themselves and their running tasks, by task id.

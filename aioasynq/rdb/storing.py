@@ -125,29 +125,38 @@ class Storing(Operations):
 
     def _start_named(self, store: _Store, receipt: Receipt, on_answers: OnReply) -> None:
         """Start a call as soon as all its queues are named."""
-        now = time.monotonic()
         for queue in store.queues:
             waiting = self._unnamed.get(queue)
             if waiting is not None:  # behind those that came before
                 waiting.append((store, receipt, on_answers))
                 return
-            if now >= self._registered.get(queue, 0.0):
-                self._check_open(store.script.name)
-                self._unnamed[queue] = [(store, receipt, on_answers)]
-                self._own(self._name_and_start(queue))
-                return
-        self._start_store(store, receipt, on_answers)
-
-    async def _name_and_start(self, queue: str) -> None:
-        """Name a queue, then start in their order the calls that waited for it."""
-        try:
-            await self._register(queue)
-        except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001 - whoever waits judges it
-            for _, _, on_answers in self._unnamed.pop(queue):
-                on_answers(exc)
+        now = time.monotonic()
+        unnamed = [queue for queue in store.queues if now >= self._registered.get(queue, 0.0)]
+        if unnamed:
+            self._check_open(store.script.name)
+            line = [(store, receipt, on_answers)]
+            self._unnamed |= dict.fromkeys(unnamed, line)
+            self._own(self._name_and_start(unnamed, line))
         else:
-            for store, receipt, on_answers in self._unnamed.pop(queue):
+            self._start_store(store, receipt, on_answers)
+
+    async def _name_and_start(self, queues: Sequence[str], line: Sequence[tuple[_Store, Receipt, OnReply]]) -> None:
+        """Name the queues of a call, then start in their order all calls that waited for that."""
+        failed: BaseException | None = None
+        try:
+            await self._register(*queues)
+        except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001 - whoever waits judges it
+            failed = exc
+        for queue in queues:
+            del self._unnamed[queue]
+        for store, receipt, on_answers in line:
+            if failed is not None:
+                on_answers(failed)
+                continue
+            try:
                 self._start_named(store, receipt, on_answers)
+            except Exception as exc:  # noqa: BLE001 - as above
+                on_answers(exc)
 
     def _start_store(self, store: _Store, receipt: Receipt, on_answers: OnReply) -> None:
         copies = self._copies
@@ -169,20 +178,22 @@ class Storing(Operations):
             (receipt.number, self.clock_argument(), *store.args),
         )
 
-    async def _register(self, queue: str) -> None:
-        """Name the queue among all queues.
+    async def _register(self, *queues: str) -> None:
+        """Name queues among all queues.
 
         A call of its own, since on a Cluster that set is elsewhere. It comes first, and is repeated now and then, for
         a queue removed by another process is not registered by anybody else.
         """
         now = time.monotonic()
-        if now < self._registered.get(queue, 0.0):
+        unnamed = [queue for queue in queues if now >= self._registered.get(queue, 0.0)]
+        if not unnamed:
             return
+        which = repr(unnamed[0]) if len(unnamed) == 1 else f"{unnamed[0]!r} and {len(unnamed) - 1} more"
         await self._plain(
-            f"naming queue {queue!r} among all queues",
-            lambda: self.command("SADD", keys.queues(), queue),  # no write of which a caller must know
+            f"naming queue {which} among all queues",
+            lambda: self.command("SADD", keys.queues(), *unnamed),  # no write of which a caller must know
         )
-        self._registered[queue] = now + REGISTER_AGAIN
+        self._registered |= dict.fromkeys(unnamed, now + REGISTER_AGAIN)
 
     def forget_queue(self, queue: str) -> None:
         """Register *queue* anew with its next task."""

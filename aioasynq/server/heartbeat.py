@@ -166,8 +166,8 @@ class Heartbeat:
         try:
             await self._extend(rdb, self._worth_keeping(held))
             workers = None if version == self._written else self._workers(held)
-            await rdb.write_process_info(self._describe(), workers, patterns=self._patterns())
-            self._written = version
+            told = await rdb.write_process_info(self._describe(), workers, patterns=self._patterns())
+            self._written = version if told or not held else -1  # what was told before may be gone
         except AioasynqError as exc:
             log.debug("heartbeat failed: %s", exc)
             self._written = -1

@@ -10,8 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given, settings, strategies as st
 
+from aioasynq.client import batcher
 from aioasynq.client.batcher import CALLS, Answer, Batcher
 from aioasynq.compose import Composed
 from aioasynq.errors import BrokerError, BrokerRefusedError, TaskIDConflictError
@@ -192,3 +194,20 @@ async def play(steps: Sequence[tuple[str, Any, Any, int]], *, spans: bool, order
 @given(steps=STEPS, spans=st.booleans(), ordered=st.booleans())
 def test_each_caller_is_told_once_and_truly(steps: list[tuple[str, Any, Any, int]], spans: bool, ordered: bool) -> None:
     asyncio.run(play(steps, spans=spans, ordered=ordered))
+
+
+async def test_who_waits_for_room_gets_it_when_others_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batcher, "MAX_WAITING", 5)
+    game = Game(spans=True, ordered=True)
+    for _ in range(6):
+        game.comes("a", "enqueue", 1)  # the first is under way at once
+    room = asyncio.create_task(game.batcher.wait_for_room())
+    await asyncio.sleep(0)
+    assert game.batcher.full
+    for number in range(1, 6):
+        game.gives_up(f"{number}")
+    game.replies(0, "stored")
+    async with asyncio.timeout(5):
+        await room
+    await game.end()
+    game.check()

@@ -75,6 +75,14 @@ async def test_workers_that_are_as_they_were_are_kept_alive(rdb, redis_target):
     assert await rdb.read_process_info() == [(SERVER, {"a": worker("a")})]
 
 
+async def test_workers_that_are_gone_are_told_of(rdb, redis_target):
+    assert await rdb.write_process_info(SERVER, {"a": worker("a")})
+    assert await rdb.write_process_info(SERVER, None)
+    await redis_target.delete(WORKERS_KEY)  # as with all else, when Redis is emptied
+    assert not await rdb.write_process_info(SERVER, None)
+    assert not await rdb.write_process_info(SERVER, {})
+
+
 @pytest.mark.rows(56)
 async def test_row_56_a_server_takes_back_only_what_is_its_own(rdb, redis_target):
     await rdb.write_process_info(SERVER, {"a": worker("a")})

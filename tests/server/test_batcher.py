@@ -11,8 +11,10 @@ from redis.asyncio import Redis
 from aioasynq import RDB, BrokerError, BrokerRefusedError, Client, Task, TaskIDConflictError, TaskInfo, keys
 from aioasynq.client import batcher
 from aioasynq.rdb import base
+from aioasynq.rdb.base import Receipt
 from aioasynq.rdb.script import Script
 from tests.server.stage import PATIENCE, assert_in_order, load_scripts, summed
+from tests.support.build import message
 from tests.support.proxy import Proxy, script
 
 MakeProxy = Callable[..., Awaitable[Proxy]]
@@ -327,6 +329,41 @@ async def test_a_user_who_may_not_use_one_of_several_queues(redis: Redis, redis_
     for n, queue in enumerate(QUEUES):
         ids = [str(each) for each in range(n, 60, 3)] if queue != "b" else []
         assert sorted(await pending(redis, queue)) == sorted(ids)
+
+
+@pytest.mark.no_cluster("each queue is a call of its own there")
+async def test_the_queues_of_a_call_are_named_together(redis: Redis, redis_url: str) -> None:
+    queues = [f"q{number}" for number in range(200)]
+    async with asyncio.timeout(PATIENCE), Client(redis_url) as client:
+        await client.enqueue(Task("work", queue="lone"))
+        await redis.config_resetstat()
+        infos = await client.enqueue_many([Task("work", queue=queue) for queue in queues])
+        assert all(isinstance(info, TaskInfo) for info in infos)
+        assert await summed(redis, "commandstats", "cmdstat_sadd") <= len(queues) // batcher.FULL + 1  # as calls
+    assert await redis.smembers(keys.queues()) == {b"lone", *(queue.encode() for queue in queues)}
+
+
+@pytest.mark.no_cluster("each queue is a call of its own there")
+async def test_a_call_that_waits_for_a_name_is_answered_whatever_becomes_of_others(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asyncio.timeout(PATIENCE), RDB(redis_url) as rdb:
+        register = rdb._register
+
+        async def register_and_close(*queues: str) -> None:
+            await register(*queues)
+            rdb._closed = True  # as aclose() does, while the name is on its way
+
+        monkeypatch.setattr(rdb, "_register", register_and_close)
+        answers: list[asyncio.Future[object]] = [asyncio.get_running_loop().create_future() for _ in range(3)]
+        for number, queues in enumerate(["a", "ab", "a"]):
+            msgs = [message(f"{number}", queue) for queue in queues]
+            rdb.start_to("enqueue", msgs, Receipt(f"{number}", 1), answers[number].set_result)
+        first, second, third = await asyncio.gather(*answers)
+        rdb._closed = False
+    assert (first, third) == ([None], [None])
+    assert isinstance(second, BrokerError)
+    assert "closed" in str(second)
 
 
 async def test_one_of_several_queues_cannot_be_named(redis: Redis, proxy: MakeProxy) -> None:

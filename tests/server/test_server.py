@@ -229,6 +229,9 @@ async def test_what_a_server_tells_of_itself(redis: Redis, redis_url: str, stage
             assert (worker.task_id, worker.task_type, worker.queue) == ("a", "work", "default")
             assert worker.task_payload == b"x" * 1024
             assert worker.deadline - worker.start_time == 60 * 10**9
+            [gone] = [key async for key in redis.scan_iter("asynq:workers:*")]
+            await redis.delete(gone)  # as with all else, when Redis is emptied
+            await eventually(lambda: told("active", 1))
             server.stop()
             await eventually(lambda: told("stopped", 1))
             stage.gate.set()

@@ -13,7 +13,7 @@
 -- ARGV[5]  patterns, empty when they are not told
 -- ARGV[6..] id, WorkerInfo; for each running task
 --
--- Returns 1.
+-- Returns 1; 0 when there are no workers, be it that they are as they were and that has been lost.
 
 redis.call("SETEX", KEYS[1], ARGV[2], ARGV[3])
 if ARGV[4] == "1" then
@@ -22,7 +22,7 @@ if ARGV[4] == "1" then
     redis.call("HSET", KEYS[2], ARGV[i], ARGV[i + 1])
   end
 end
-redis.call("EXPIRE", KEYS[2], ARGV[2])
+local there = redis.call("EXPIRE", KEYS[2], ARGV[2])
 if ARGV[5] ~= "" then
   redis.call("SETEX", KEYS[3], ARGV[2], ARGV[5])
 end
@@ -31,4 +31,4 @@ if KEYS[4] then
   redis.call("ZADD", KEYS[4], expiry, KEYS[1])
   redis.call("ZADD", KEYS[5], expiry, KEYS[2])
 end
-return 1
+return there
