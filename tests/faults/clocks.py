@@ -21,9 +21,9 @@ _RECOVERIES = 7.0  # seconds in which each worker has looked for leases that hav
 _WRONG = 45.0  # seconds
 
 
-async def _send_slow(system: System) -> None:
+async def _send_slow(system: System, count: int = 30) -> None:
     go = system.row.load.for_go
-    tasks = [make_task("slow", f"slow-c{n}-{system.struck}", 3 * SLOW, system.random, go=go) for n in range(30)]
+    tasks = [make_task("slow", f"slow-c{n}-{system.struck}", 3 * SLOW, system.random, go=go) for n in range(count)]
     await asyncio.gather(*(enqueue(system, system.client, task) for task in tasks))
 
 
@@ -48,7 +48,7 @@ def join(clock: float) -> Fault:
         go = system.start_worker("go", clock=clock)
         await go.ready()
         system.struck = 1
-        await _send_slow(system)  # some of which it takes
+        await _send_slow(system, 4 * system.settings.concurrency)  # those of Python have no places for all
         await system.until_running(go.pid, "slow")
         await asyncio.sleep(_RECOVERIES)  # in which Python's look at its leases
         system.kill_worker(system.random.choice(theirs))
