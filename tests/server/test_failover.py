@@ -284,7 +284,7 @@ async def test_an_enqueue_waits_for_replicas(copies):
 async def test_too_few_replicas_are_told(copies):
     """What is stored stays, and what is refused is refused as ever."""
     url, replicas = copies
-    async with Client(url, wait_replicas=replicas + 1, wait_timeout=0.2) as client, Inspector(url) as inspector:
+    async with Client(url, wait_replicas=replicas + 1, wait_timeout=1.0) as client, Inspector(url) as inspector:
         with pytest.raises(NotReplicatedError, match=f"stored, but {replicas} of {replicas + 1} replicas") as caught:
             await client.enqueue(Task("a"), task_id="a", queue=QUEUE)
         error = caught.value
