@@ -148,7 +148,8 @@ class Engine:
         """What is due now; then sleep until there is more."""
         if not entry.is_recalled and self._contact.there:
             async with self._recalls:
-                await self._recall(entry)
+                if self._contact.there and not entry.is_over:  # perhaps no more
+                    await self._recall(entry)
         moments, missed = entry.due(self.clock.now())
         if missed:
             entry.seen_to(missed[-1])  # they come before the others

@@ -478,6 +478,31 @@ async def test_thousands_of_entries_ask_redis_in_turn(redis_url: str, monkeypatc
     assert most == RECALLS
 
 
+async def test_thousands_of_entries_do_not_ask_a_redis_that_is_gone_one_after_another(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    asked, answered = Seen(), asyncio.Event()
+
+    async def lost(rdb: RDB, *args: Any) -> Any:
+        asked.add(args)
+        await answered.wait()
+        raise BrokerError("gone")
+
+    async def silent(rdb: RDB, *args: Any, **options: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(RDB, "last_fired", lost)
+    monkeypatch.setattr(RDB, "write_scheduler_entries", silent)  # no heartbeat says that Redis is back
+    async with Scheduler(redis_url) as scheduler:
+        for number in range(3 * RECALLS):
+            scheduler.register("0 0 1 1 *", Task("work", b"%d" % number))
+        await asked.until(RECALLS)
+        answered.set()
+        for _ in range(20):  # turns of the loop, in which the others would ask
+            await asyncio.sleep(0)
+    assert len(asked.all) == RECALLS
+
+
 def test_what_never_comes_is_said(caplog):
     Scheduler("redis://nowhere").register("0 0 30 2 *", Task("work"))
     assert "'0 0 30 2 *' does not come within five years" in caplog.text
