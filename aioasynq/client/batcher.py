@@ -16,8 +16,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aioasynq.errors import BrokerError, BrokerRefusedError
-from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, StoringReceipts
+from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES
 from aioasynq.rdb.pipe import SLOWEST
+from aioasynq.rdb.receipts import StoringReceipts
 from aioasynq.rdb.storing import AloneError, Scheduled, ScheduledUnique, Unique
 
 if TYPE_CHECKING:

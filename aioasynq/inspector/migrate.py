@@ -13,7 +13,7 @@ from aioasynq.inspector.records import LeftInPlace, MigrationReport, Progress
 from aioasynq.keys import check_queue_name
 from aioasynq.message import DEFAULT_TIMEOUT
 from aioasynq.options import seconds_of
-from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, Receipts
+from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES
 from aioasynq.rdb.migration import (
     GONE,
     ID_TAKEN,
@@ -29,6 +29,7 @@ from aioasynq.rdb.migration import (
     process_of,
 )
 from aioasynq.rdb.rdb import RDB
+from aioasynq.rdb.receipts import Receipts
 
 MAX_LISTED = 1000  #: what is left in place is listed, up to so many
 MAX_SHOWN = 100  #: bytes of each

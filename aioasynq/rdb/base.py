@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import math
 import random
 import uuid
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
 import anyio
@@ -48,6 +47,7 @@ from aioasynq.rdb.failures import (
     reason,
 )
 from aioasynq.rdb.pipe import SLOWEST, OnReply, Pipe, hang_up
+from aioasynq.rdb.receipts import Receipt
 from aioasynq.rdb.script import Script
 from aioasynq.rdb.sentinel import Masters
 from aioasynq.rdb.started import Copies, Started, ask, give, pack_any, unescaped
@@ -55,59 +55,12 @@ from aioasynq.rdb.url import AnyRedis
 
 OPERATION_TIMEOUT = 5.0  #: seconds an operation may take, repeats included; shorter than a receipt's life of 60 s
 ATTEMPT_TIMEOUT = 2.0  #: seconds after which one attempt is given up and repeated on another connection
-STORING_CALLER = 60.0  #: seconds for which calls that store tasks have receipts of one caller
 MAX_BATCH = 256  #: tasks in one script: a script holds Redis up while it runs
 MAX_BATCH_BYTES = 1 << 20  #: bytes of messages in one script, unless a single task is larger
 MAX_SHARED = MAX_BATCH_BYTES + (1 << 17)  #: bytes of a call on the connection that calls share: a batch with its keys
 
 Arg = str | bytes | int | float
 T = TypeVar("T")
-
-
-class Receipt(NamedTuple):
-    """Who makes a writing call, and the how manyth of its calls it is.
-
-    Whoever repeats a call repeats its receipt, and gets the answer of the call that was done. A caller has one call
-    under way at a time, and its numbers rise, from 1 on. Redis knows a caller until a minute after its last call, and
-    one that stores tasks until two minutes after its first, so after one it takes another name.
-    """
-
-    caller: str
-    number: int
-
-
-class Receipts:
-    """The receipts of one caller."""
-
-    __slots__ = ("_caller", "_numbers")
-
-    def __init__(self, caller: str) -> None:
-        self._caller = caller
-        self._numbers = itertools.count(1)
-
-    def next(self) -> Receipt:
-        """The receipt of a call that was not made before."""
-        return Receipt(self._caller, next(self._numbers))
-
-
-class StoringReceipts:
-    """The same for calls that store tasks, as :class:`Receipt` says: the caller has another name after a minute."""
-
-    __slots__ = ("_caller", "_end", "_name", "_names", "_number")
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._names = itertools.count(1)
-        self._end = 0.0
-
-    def next(self, now: float) -> Receipt:
-        """The receipt of a call that was not made before; *now* is seconds by a clock that only goes forward."""
-        if now >= self._end:
-            self._caller = f"{self._name}:{next(self._names)}"
-            self._number = 0
-            self._end = now + STORING_CALLER
-        self._number += 1
-        return Receipt(self._caller, self._number)
 
 
 class Waits(Protocol):

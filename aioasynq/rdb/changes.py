@@ -20,9 +20,10 @@ from aioasynq.errors import (
 )
 from aioasynq.message import TaskMessage
 from aioasynq.proto.codec import decode_task, encode_task
-from aioasynq.rdb.base import Arg, Receipt, at_most_a_batch
+from aioasynq.rdb.base import Arg, at_most_a_batch
 from aioasynq.rdb.groups import Groups
 from aioasynq.rdb.lifecycle import MAX_ARCHIVE, MAX_ARCHIVE_AGE, Lifecycle
+from aioasynq.rdb.receipts import Receipt
 from aioasynq.rdb.script import Script
 
 LOCK_AGAIN = 86_400  #: seconds a lock lasts that an archived task takes again: what it was to last is not kept

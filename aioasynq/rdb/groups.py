@@ -8,8 +8,9 @@ from aioasynq import keys
 from aioasynq.errors import DuplicateTaskError, TaskError, TaskIDConflictError
 from aioasynq.message import TaskMessage
 from aioasynq.proto.codec import encode_task
-from aioasynq.rdb.base import MAX_BATCH, Operations, Receipt
+from aioasynq.rdb.base import MAX_BATCH, Operations
 from aioasynq.rdb.lifecycle import Leased, read_leased
+from aioasynq.rdb.receipts import Receipt
 from aioasynq.rdb.script import Script
 
 AGGREGATION_LIMIT = 120  #: seconds after which tasks that were set apart go back to their group, as asynq has it

@@ -21,7 +21,8 @@ from aioasynq.errors import (
 from aioasynq.logs import clean
 from aioasynq.message import TaskMessage
 from aioasynq.proto.codec import decode_task, encode_task
-from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, Arg, Receipt, at_most_a_batch
+from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, Arg, at_most_a_batch
+from aioasynq.rdb.receipts import Receipt
 from aioasynq.rdb.script import Script
 from aioasynq.rdb.storing import Storing
 from aioasynq.task import Progress

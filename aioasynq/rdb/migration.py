@@ -17,10 +17,11 @@ from aioasynq import keys
 from aioasynq.errors import MigrationRefusedError
 from aioasynq.message import TaskMessage
 from aioasynq.proto.codec import encode_task
-from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, Arg, Receipt
+from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, Arg
 from aioasynq.rdb.changes import places_of, text_of
 from aioasynq.rdb.lifecycle import Lifecycle
 from aioasynq.rdb.message_2020 import read_message
+from aioasynq.rdb.receipts import Receipt
 from aioasynq.rdb.script import Script
 
 _MOVE_OLD_TASKS = Script("move_old_tasks")

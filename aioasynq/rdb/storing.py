@@ -14,8 +14,9 @@ from aioasynq import keys
 from aioasynq.errors import DuplicateTaskError, NotReplicatedError, TaskError, TaskIDConflictError
 from aioasynq.message import TaskMessage
 from aioasynq.proto.codec import encode_task
-from aioasynq.rdb.base import Arg, Operations, Receipt, at_most_a_batch
+from aioasynq.rdb.base import Arg, Operations, at_most_a_batch
 from aioasynq.rdb.pipe import OnReply
+from aioasynq.rdb.receipts import Receipt
 from aioasynq.rdb.script import Script
 from aioasynq.rdb.started import Copied, Copies
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from redis.asyncio.cluster import ClusterNode
     from redis.asyncio.connection import AbstractConnection
 
-    from aioasynq.rdb.base import Receipt
     from aioasynq.rdb.rdb import RDB
+    from aioasynq.rdb.receipts import Receipt
 
 LONGEST_WAIT = 5.0  #: seconds; a connection that died without a word can take one task at most, within this time
 SHORT_WAIT = 1.0  #: seconds, where this user may not end a wait with CLIENT UNBLOCK

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from aioasynq.errors import BrokerError
 from aioasynq.logs import clean
 from aioasynq.queues import draw, in_priority_order
-from aioasynq.rdb.base import Receipts
 from aioasynq.rdb.lifecycle import Batch, Killed, Leased
+from aioasynq.rdb.receipts import Receipts
 from aioasynq.rdb.waiting import LONGEST_WAIT, Ride, WaitingConnection
 from aioasynq.server.outcome import Requeued
 

@@ -13,8 +13,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioasynq.errors import BrokerError
-from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, Receipt, Receipts
+from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES
 from aioasynq.rdb.lifecycle import Completed, Failed, Killed, Leased
+from aioasynq.rdb.receipts import Receipt, Receipts
 from aioasynq.server.outcome import Done, Outcome, Requeued, error_text
 
 if TYPE_CHECKING:

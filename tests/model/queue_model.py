@@ -17,8 +17,8 @@ from msgspec import structs
 from aioasynq import keys
 from aioasynq.message import TaskMessage
 from aioasynq.proto.codec import encode_task
-from aioasynq.rdb.base import Receipt
 from aioasynq.rdb.lifecycle import Completed, Failed, Killed, Leased
+from aioasynq.rdb.receipts import Receipt
 from tests.support.state import State
 
 RECEIPT_LIFE = 60.0  # seconds

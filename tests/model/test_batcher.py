@@ -18,7 +18,8 @@ from aioasynq.client.batcher import CALLS, Answer, Batcher
 from aioasynq.compose import Composed
 from aioasynq.errors import BrokerError, BrokerRefusedError, TaskIDConflictError
 from aioasynq.message import TaskMessage
-from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES, Receipt
+from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES
+from aioasynq.rdb.receipts import Receipt
 from aioasynq.rdb.storing import AloneError, Scheduled
 from aioasynq.task import TaskState
 from tests.support.build import message

@@ -34,10 +34,10 @@ from aioasynq import keys
 from aioasynq.errors import BrokerError, DuplicateTaskError, TaskError, TaskNotFoundError
 from aioasynq.message import TaskMessage
 from aioasynq.rdb import lifecycle
-from aioasynq.rdb.base import Receipt, Receipts
 from aioasynq.rdb.inspection import place_of
 from aioasynq.rdb.lifecycle import Completed, Failed, Killed, Leased
 from aioasynq.rdb.rdb import RDB
+from aioasynq.rdb.receipts import Receipt, Receipts
 from aioasynq.rdb.storing import Scheduled, ScheduledUnique, Unique
 from tests.model import changes_model as changes
 from tests.model.queue_model import LOCKED, STORED, TAKEN, Model, StaleError, in_order

@@ -9,8 +9,9 @@ import pytest
 
 from aioasynq import keys
 from aioasynq.errors import BrokerError
-from aioasynq.rdb.base import MAX_BATCH_BYTES, Receipt
+from aioasynq.rdb.base import MAX_BATCH_BYTES
 from aioasynq.rdb.lifecycle import Killed
+from aioasynq.rdb.receipts import Receipt
 from tests.support.build import DAY, LEASE, NOW, NOW_NS, NOW_S, OWNER, QUEUE, Clock, counted, held, message
 from tests.support.state import State, assert_states, write_all
 

@@ -10,8 +10,9 @@ import pytest
 from aioasynq import keys
 from aioasynq.errors import BrokerError, DuplicateTaskError, TaskError, TaskIDConflictError
 from aioasynq.rdb import storing
-from aioasynq.rdb.base import MAX_BATCH, Receipt
+from aioasynq.rdb.base import MAX_BATCH
 from aioasynq.rdb.rdb import RDB
+from aioasynq.rdb.receipts import Receipt
 from aioasynq.rdb.storing import Scheduled, ScheduledUnique, Unique
 from tests.support.build import IN_A_MINUTE, LOCK, NOW, NOW_NS, NOW_S, QUEUE, message, unique
 from tests.support.state import State, assert_states, write_all

@@ -10,9 +10,9 @@ from redis.asyncio import Redis
 
 from aioasynq import keys
 from aioasynq.errors import BrokerError
-from aioasynq.rdb.base import Receipt
 from aioasynq.rdb.lifecycle import Completed, Failed, Killed
 from aioasynq.rdb.rdb import RDB
+from aioasynq.rdb.receipts import Receipt
 from aioasynq.rdb.storing import Scheduled, Unique
 from tests.support.build import (
     IN_A_MINUTE,

@@ -8,9 +8,9 @@ import pytest
 
 from aioasynq import keys
 from aioasynq.errors import DuplicateTaskError, TaskIDConflictError
-from aioasynq.rdb.base import Receipt
 from aioasynq.rdb.groups import AGGREGATION_LIMIT, Aggregated, AggregationSet
 from aioasynq.rdb.rdb import RDB
+from aioasynq.rdb.receipts import Receipt
 from tests.support.build import LOCK, NOW, NOW_NS, NOW_S, QUEUE, Clock, message, unique
 from tests.support.state import State, assert_states, write_all
 

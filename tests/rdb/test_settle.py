@@ -9,9 +9,10 @@ import pytest
 
 from aioasynq import keys
 from aioasynq.errors import BrokerError, TaskNotFoundError
-from aioasynq.rdb.base import MAX_BATCH, Receipt
+from aioasynq.rdb.base import MAX_BATCH
 from aioasynq.rdb.lifecycle import MAX_ARCHIVE, Completed, Failed, Killed, Leased
 from aioasynq.rdb.rdb import RDB
+from aioasynq.rdb.receipts import Receipt
 from aioasynq.task import Progress
 from tests.support.build import (
     DAY,

@@ -8,7 +8,7 @@ import pytest
 
 from aioasynq import keys
 from aioasynq.errors import BrokerError
-from aioasynq.rdb.base import Receipt
+from aioasynq.rdb.receipts import Receipt
 from aioasynq.rdb.waiting import Ride, WaitingConnection
 from tests.support.build import LEASE, NOW_NS, OWNER, QUEUE, held, message
 from tests.support.state import State, assert_states

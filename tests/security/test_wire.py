@@ -12,9 +12,9 @@ from redis.asyncio import Redis
 
 from aioasynq import Client, Server, Task, keys
 from aioasynq.message import TaskMessage
-from aioasynq.rdb.base import Receipt
 from aioasynq.rdb.lifecycle import Completed, Failed, Killed, Leased
 from aioasynq.rdb.rdb import RDB
+from aioasynq.rdb.receipts import Receipt
 from aioasynq.rdb.storing import Scheduled, Unique
 from tests.server.stage import PATIENCE, Seen
 from tests.support.state import State

@@ -10,8 +10,8 @@ from redis.asyncio import Redis
 
 from aioasynq import RDB, BrokerError, BrokerRefusedError, Client, Task, TaskIDConflictError, TaskInfo, keys
 from aioasynq.client import batcher
-from aioasynq.rdb import base
-from aioasynq.rdb.base import Receipt
+from aioasynq.rdb import base, receipts
+from aioasynq.rdb.receipts import Receipt
 from aioasynq.rdb.script import Script
 from tests.server.stage import PATIENCE, assert_in_order, load_scripts, summed
 from tests.support.build import message
@@ -196,10 +196,10 @@ async def test_a_lane_has_another_name_after_a_minute(redis: Redis, redis_url: s
             await client.enqueue(Task("work"), task_id=f"before {n}")
         [name] = await redis.keys(places)
         assert await redis.get(name) == b"3"
-        monkeypatch.setattr(base, "STORING_CALLER", 0.0)
+        monkeypatch.setattr(receipts, "STORING_CALLER", 0.0)
         [lane] = client._batcher._lanes.values()  # type: ignore[union-attr]
-        for receipts in lane.free:
-            receipts._end = 0.0
+        for own in lane.free:
+            own._end = 0.0
         for n in range(3):
             await client.enqueue(Task("work"), task_id=f"after {n}")
         counts = [int(count or 0) for count in await redis.mget(await redis.keys(places))]

@@ -24,8 +24,8 @@ from aioasynq import (
     keys,
 )
 from aioasynq.devserver import HOST, DevServer, free_port
-from aioasynq.rdb.base import Receipt
 from aioasynq.rdb.connection import open_link
+from aioasynq.rdb.receipts import Receipt
 from tests.server.stage import Stage, eventually, patience, summed
 from tests.support.build import QUEUE, message
 from tests.support.cluster import Cluster
