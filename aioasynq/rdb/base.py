@@ -201,8 +201,7 @@ class Operations:
         pipe = await self._line()
         if pipe is None:
             try:
-                with passing():
-                    return await self._redis.execute_command(*words, **options)
+                return await self._redis.execute_command(*words, **options)
             except UnicodeEncodeError:  # as in pack_any
                 return await self._redis.execute_command(words[0], *map(unescaped, words[1:]), **options)
         return await ask(pipe, *words)

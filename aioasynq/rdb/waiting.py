@@ -17,7 +17,7 @@ from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from aioasynq import keys
 from aioasynq.errors import BrokerError
-from aioasynq.rdb.connection import connection_for
+from aioasynq.rdb.connection import connection_for, passing
 from aioasynq.rdb.failures import FAILURES, REDIRECTED
 from aioasynq.rdb.lifecycle import Batch, add_to_batch, dequeue_call, dequeue_script
 from aioasynq.rdb.pipe import drop, hang_up
@@ -184,7 +184,8 @@ class WaitingConnection:
         try:
             options = {} if self._node is None else {"target_nodes": self._node}
             async with asyncio.timeout(_GRACE):
-                await self._rdb.command("CLIENT", "UNBLOCK", self._client_id, **options)
+                with passing():
+                    await self._rdb.command("CLIENT", "UNBLOCK", self._client_id, **options)
         except NoPermissionError:
             self.may_unblock = False
         except FAILURES:
