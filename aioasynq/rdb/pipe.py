@@ -52,6 +52,7 @@ _ERRORS: dict[str, type[Exception]] = {
 }
 _NOTHING = object()
 
+SELDOM = 0.25  #: seconds between two answers from which on a connection is little used
 SLOWEST = 500_000  #: bytes a second that a link should carry
 
 
@@ -173,7 +174,7 @@ class Pipe(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand replies to the calls they belong to."""
-        self._heard = self._loop.time()
+        before, self._heard = self._heard, self._loop.time()
         self._reader.feed(data)
         try:
             while (reply := self._reader.gets()) is not _NOTHING:
@@ -188,6 +189,9 @@ class Pipe(asyncio.Protocol):
             self.close(RedisConnectionError(f"an answer that makes no sense: {exc}"))
         if not self._calls:
             self._rest()
+            if self._heard - before > SELDOM and self._timer is not None:
+                self._timer.cancel()  # or an idle process would be woken by a look at nothing
+                self._timer = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell all that wait."""
