@@ -97,6 +97,7 @@ class Batch:
     strays: list[tuple[str, str]]  #: (queue, id) that were in the list without being a task of it; taken off the list
     dry: bool = True  #: nothing is left in any queue that was asked
     paused: bool = False  #: a queue that was asked is paused
+    due: float | None = None  #: seconds until the next delayed task is due, if that was asked; inf: there is none
 
 
 class Lifecycle(Storing):
@@ -283,21 +284,25 @@ class Lifecycle(Storing):
 
 
 def dequeue_call(
-    queue: str, count: int, owner: str, lease: float, receipt: Receipt, now: str, *, again: bool
+    queue: str, count: int, owner: str, lease: float, receipt: Receipt, now: str, *, again: bool, due: bool = False
 ) -> tuple[tuple[str, ...], tuple[Arg, ...]]:
-    """KEYS and ARGV of a dequeue, for whoever sends it himself."""
-    return (
+    """KEYS and ARGV of a dequeue, for whoever sends it himself; with *due* an empty queue says what is due next."""
+    places: tuple[str, ...] = (
         keys.receipt(queue, receipt.caller),
         keys.pending(queue),
         keys.paused(queue),
         keys.active(queue),
         keys.lease(queue),
-    ), (receipt.number, now, lease, keys.prefix(queue), owner, count, MAX_BATCH_BYTES, 1 if again else 0)
+    )
+    if due:
+        places = (*places, keys.scheduled(queue), keys.retry(queue))
+    prefix, repeat = keys.prefix(queue), 1 if again else 0
+    return places, (receipt.number, now, lease, prefix, owner, count, MAX_BATCH_BYTES, repeat)
 
 
 def add_to_batch(batch: Batch, queue: str, owner: str, answer: Any) -> None:
     """Add what Redis answered to a dequeue."""
-    state, _, taken, strays = answer
+    state, moment, taken, strays = answer
     for i in range(0, len(taken), 2):
         task_id, data = taken[i].decode("utf-8", "surrogateescape"), taken[i + 1]
         leased = read_leased(queue, task_id, data, owner)
@@ -310,6 +315,8 @@ def add_to_batch(batch: Batch, queue: str, owner: str, answer: Any) -> None:
         batch.dry = False
     elif state == 2:
         batch.paused = True
+    if state == 0 and not taken and not strays and moment:
+        batch.due = float(moment)
 
 
 def read_leased(queue: str, task_id: str, data: bytes, guard: str) -> Leased:

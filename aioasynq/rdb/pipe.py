@@ -77,7 +77,7 @@ def pack(words: tuple[Word, ...]) -> bytes:
 class Pipe(asyncio.Protocol):
     """One connection. It lives until it breaks, is silent for too long, or is closed; then another is made.
 
-    Args:
+    Attributes:
         patience: seconds without a byte from Redis after which a call that waits ends the connection; more for large
             ones, which take their time on a slow link.
     """
@@ -85,7 +85,7 @@ class Pipe(asyncio.Protocol):
     def __init__(self, writer: asyncio.StreamWriter, patience: float) -> None:
         self._writer = writer  # closes the transport when it is forgotten
         self._transport = writer.transport
-        self._patience = patience
+        self.patience = patience
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=_error, notEnoughData=_NOTHING)
         self._calls: deque[tuple[OnReply, float, int]] = deque()
@@ -127,7 +127,12 @@ class Pipe(asyncio.Protocol):
         self._unanswered += len(packed)
         self._transport.write(packed)
         if self._timer is None:
-            self._timer = self._loop.call_at(now + self._patience, self._look)
+            self._timer = self._loop.call_at(now + self.patience, self._look)
+
+    def send_two(self, packed: bytes, on_first: OnReply, on_second: OnReply) -> None:
+        """The same for two commands that are written together."""
+        self.send(packed, on_first)
+        self._calls.append((on_second, self._loop.time(), 0))
 
     async def drain(self) -> None:
         """Wait until every call is answered."""
@@ -205,7 +210,7 @@ class Pipe(asyncio.Protocol):
         self._timer = None
         if not self._calls:
             return
-        end = max(self._calls[0][1], self._heard) + self._patience + self._unanswered / SLOWEST
+        end = max(self._calls[0][1], self._heard) + self.patience + self._unanswered / SLOWEST
         if self._loop.time() >= end - 0.001:
             self.close(TimeoutError())
         else:

@@ -13,18 +13,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+    NoPermissionError,
+    NoScriptError,
+    ResponseError,
+)
 
 from aioasynq import keys
 from aioasynq.errors import BrokerError
 from aioasynq.rdb.connection import connection_for, passing
 from aioasynq.rdb.failures import FAILURES, REDIRECTED
 from aioasynq.rdb.lifecycle import Batch, add_to_batch, dequeue_call, dequeue_script
-from aioasynq.rdb.pipe import drop, hang_up
+from aioasynq.rdb.pipe import Pipe
+from aioasynq.rdb.started import ask, pack_any
 
 if TYPE_CHECKING:
     from redis.asyncio.cluster import ClusterNode
-    from redis.asyncio.connection import AbstractConnection
 
     from aioasynq.rdb.rdb import RDB
     from aioasynq.rdb.receipts import Receipt
@@ -50,7 +55,7 @@ class WaitingConnection:
     def __init__(self, rdb: RDB, queue: str) -> None:
         self._rdb = rdb
         self._queue = queue
-        self._connection: AbstractConnection | None = None
+        self._pipe: Pipe | None = None
         self._node: ClusterNode | None = None
         self._client_id = 0
         self._waiting = False
@@ -63,7 +68,8 @@ class WaitingConnection:
 
         Returns:
             Whether one was there, or may be, and what the ride took: None without a ride, or when Redis had forgotten
-            the script or a Cluster has moved the queue, so that nothing was taken.
+            the script or a Cluster has moved the queue, so that nothing was taken. A ride that took nothing tells when
+            the queue's next delayed task is due.
 
         Raises:
             BrokerError: the connection broke or Redis refused; with a ride ``maybe_done`` is set, and only a repeat
@@ -71,10 +77,10 @@ class WaitingConnection:
         """
         sent = False
         try:
-            connection = await self._open()
+            pipe = await self._open()
             sent = True
             self._waiting = True
-            return await self._ask(connection, seconds if self.may_unblock else min(seconds, SHORT_WAIT), ride)
+            return await self._ask(pipe, seconds if self.may_unblock else min(seconds, SHORT_WAIT), ride)
         except REDIRECTED:
             await self.close()
             await self._rdb.learn_anew("")
@@ -94,37 +100,47 @@ class WaitingConnection:
         finally:
             self._waiting = self.armed = False
 
-    async def _open(self) -> AbstractConnection:
-        if self._connection is None:
+    async def _open(self) -> Pipe:
+        if self._pipe is None or not self._pipe.is_usable:
+            await self.close()
             connection, self._node = await connection_for(self._rdb.client, keys.pending(self._queue))
-            try:
-                async with asyncio.timeout(_GRACE * 2):
-                    await connection.connect()
-                    await self._introduce(connection)
-            except BaseException:  # redis-py does not undo a connect that was cancelled
-                await drop(connection)
-                raise
-            self._connection = connection
-        return self._connection
+            async with asyncio.timeout(_GRACE * 2):
+                self._pipe = await Pipe.over(connection, _GRACE)
+                if self._pipe is None:
+                    raise RedisConnectionError("a client without connections cannot wait")
+                await self._introduce(self._pipe)
+        return self._pipe
 
-    async def _introduce(self, connection: AbstractConnection) -> None:
+    async def _introduce(self, pipe: Pipe) -> None:
         try:
-            self._client_id = int(await self._client(connection, "ID"))
-            await self._client(connection, "UNBLOCK", self._client_id)  # ends nothing, but tells whether we may
+            self._client_id = int(await ask(pipe, "CLIENT", "ID"))
+            await ask(pipe, "CLIENT", "UNBLOCK", self._client_id)  # ends nothing, but tells whether we may
         except NoPermissionError:
             self.may_unblock = False
 
-    async def _client(self, connection: AbstractConnection, *words: str | int) -> Any:
-        await connection.send_packed_command(connection.pack_command("CLIENT", *words), check_health=False)
-        return await connection.read_response()
+    async def _ask(self, pipe: Pipe, seconds: float, ride: Ride | None) -> tuple[bool, Batch | None]:
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        moved = taken = None
 
-    async def _ask(
-        self, connection: AbstractConnection, seconds: float, ride: Ride | None
-    ) -> tuple[bool, Batch | None]:
+        def on_moved(reply: Any) -> None:
+            nonlocal moved
+            moved = reply
+            if ride is None and not answered.done():
+                answered.set_result(None)
+
+        def on_taken(reply: Any) -> None:
+            nonlocal taken
+            taken = reply
+            if not answered.done():
+                answered.set_result(None)
+
         pending = keys.pending(self._queue)
-        commands: list[tuple[Any, ...]] = [("BLMOVE", pending, pending, "RIGHT", "RIGHT", f"{seconds:.3f}")]
-        if ride is not None:
-            call, args = dequeue_call(
+        packed = pack_any(("BLMOVE", pending, pending, "RIGHT", "RIGHT", f"{seconds:.3f}"))
+        pipe.patience = seconds + _GRACE
+        if ride is None:
+            pipe.send(packed, on_moved)
+        else:
+            places, args = dequeue_call(
                 self._queue,
                 1,
                 ride.owner,
@@ -132,47 +148,46 @@ class WaitingConnection:
                 ride.receipt,
                 self._rdb.clock_argument(),
                 again=False,
+                due=True,
             )
-            commands.append(("EVALSHA", dequeue_script().sha, len(call), *call, *args))
-        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            packed += pack_any(("EVALSHA", dequeue_script().sha, len(places), *places, *args))
+            pipe.send_two(packed, on_moved, on_taken)
         self.armed = True
-        refused: ResponseError | None = None
-        moved: Any = None
-        async with asyncio.timeout(seconds + _GRACE):
-            try:
-                moved = await connection.read_response()
-            except (
-                ResponseError
-            ) as exc:  # out of memory, read-only, ended by UNBLOCK with an error: the ride still answers
-                refused = exc
+        await answered
+        return self._told(moved, taken, ride)
+
+    def _told(self, moved: Any, taken: Any, ride: Ride | None) -> tuple[bool, Batch | None]:
+        """What the replies to a wait and its ride mean."""
+        # Out of memory, read-only, ended by UNBLOCK with an error: the ride may have taken something all the same.
+        refused = moved if isinstance(moved, ResponseError) else None
+        if isinstance(moved, BaseException) and refused is None:
+            raise moved
         batch: Batch | None = None
-        if ride is not None:
-            async with asyncio.timeout(_GRACE):
-                try:
-                    answer = await connection.read_response()
-                except (NoScriptError, *REDIRECTED):
-                    answer = None
-            if answer is not None:
-                batch = Batch([], [], [])
-                add_to_batch(batch, self._queue, ride.owner, answer)
+        forgotten = isinstance(taken, NoScriptError)  # then the next call brings the script along, if it is made
+        if isinstance(taken, BaseException):
+            if not isinstance(taken, (NoScriptError, *REDIRECTED)):
+                raise refused or taken
+        elif ride is not None:
+            batch = Batch([], [], [])
+            add_to_batch(batch, self._queue, ride.owner, taken)
         if refused is not None and not (batch and batch.tasks):
             raise refused
-        return moved is not None, batch
+        return forgotten or moved is not None, batch
 
     def look_where(self) -> None:
         """End a wait on a node of a Cluster that holds the queue no more, say because it is silent and was replaced."""
         client, node = self._rdb.client, self._node
-        if self._connection is None or node is None or not isinstance(client, RedisCluster):
+        if self._pipe is None or node is None or not isinstance(client, RedisCluster):
             return
         with contextlib.suppress(*FAILURES):  # nobody is known to hold it
             now = client.get_node_from_key(keys.pending(self._queue))
             if now is not None and now.name != node.name:
-                hang_up(self._connection)
+                self._pipe.close()
 
     @property
     def is_open(self) -> bool:
         """Whether it holds a connection now."""
-        return self._connection is not None
+        return self._pipe is not None
 
     async def unblock(self) -> None:
         """End the wait under way, if it still blocks. To be repeated until :meth:`wait` has returned.
@@ -193,6 +208,6 @@ class WaitingConnection:
 
     async def close(self) -> None:
         """Drop the connection; the next wait opens another."""
-        connection, self._connection, self._client_id = self._connection, None, 0
-        if connection is not None:
-            await drop(connection)
+        pipe, self._pipe, self._client_id = self._pipe, None, 0
+        if pipe is not None:
+            await pipe.aclose()

@@ -83,6 +83,8 @@ class Fetcher:
     Args:
         name: ``host:pid:server id``; tokens of owners and callers of receipts begin with it.
         since: when this server began, so that those that stand in line are sorted by age.
+        on_due: told of each queue that was found empty by a wait in how many seconds its next delayed task is due, inf
+            when there is none.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Fetcher:
         settler: Settler,
         name: str,
         since: float,
+        on_due: Callable[[str, float], None],
     ) -> None:
         self._rdb = rdb
         self._config = config
@@ -101,6 +104,7 @@ class Fetcher:
         self._consumers = consumers
         self._settler = settler
         self._name = name
+        self._on_due = on_due
         self._in_line = f"{since:017.6f}:{name}"
         self._weights = config.weights
         self._queues = {queue: _Queue(queue, name, WaitingConnection(rdb, queue)) for queue in self._weights}
@@ -341,9 +345,13 @@ class Fetcher:
     async def _wait(self, state: _Queue) -> None:
         """Wait for one queue, and wake it. Not to be cancelled: a ride may hold a task."""
         then: Callable[[_Queue], None] = self._look_later
+        end = time.monotonic() + LONGEST_WAIT - LOOK_INTERVAL
         try:
             if await self._rank(state) < MAX_RANK and not self._stopping:
                 then = await self._wait_in_line(state)
+                # With a ride a wait is short, and most bring nothing: then the next one begins at once.
+                while then == self._keep_asleep and self._may_wait_on(state) and time.monotonic() < end:
+                    then = await self._wait_in_line(state)
         except BrokerError as exc:  # the rank could not be had
             await self._pause(self._contact.lost(exc))
             then = self._awaken
@@ -353,13 +361,20 @@ class Fetcher:
             then(state)
             self._wake.set()
 
+    def _may_wait_on(self, state: _Queue) -> bool:
+        """Is there still a place for a ride?"""
+        return state.riding and state.ending is None and not self._stopping
+
     async def _wait_in_line(self, state: _Queue) -> Callable[[_Queue], None]:
-        """Wait on the queue's connection, and say what is to become of the queue."""
+        """Wait on the queue's connection, and say what is to become of the queue.
+
+        A wait with a ride ends after a second, for an empty queue then says what is due next: one answer does for two.
+        """
         ride = self._ride(state) if state.riding else None
         asked = time.monotonic()
         batch: Batch | None = None
         try:
-            came, batch = await state.waiting.wait(LONGEST_WAIT, ride)
+            came, batch = await state.waiting.wait(LONGEST_WAIT if ride is None else LOOK_INTERVAL, ride)
         except BrokerError as exc:
             pause = self._contact.lost(exc)
             if ride is not None and exc.maybe_done:
@@ -374,6 +389,8 @@ class Fetcher:
         if batch is not None:
             if batch.tasks:
                 state.limit = 2
+            elif batch.due is not None:
+                self._on_due(state.name, batch.due)
             await self._deal(state, batch, asked)
             if batch.paused:
                 return self._look_later

@@ -12,11 +12,18 @@ class Nap:
     second a good part of what it does then.
     """
 
-    __slots__ = ("_sleeper", "_woken")
+    __slots__ = ("_sleeper", "_timer", "_woken")
 
     def __init__(self) -> None:
         self._sleeper: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._woken = False
+
+    def reset(self, seconds: float) -> None:
+        """Let the sleep under way, if there is one, last *seconds* from now. On the sleeper's loop."""
+        if self._sleeper is not None and self._timer is not None:
+            self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_later(seconds, _end, self._sleeper)
 
     def wake(self) -> None:
         """End the sleep, or the next one if nobody sleeps now. On the sleeper's loop."""
@@ -28,12 +35,12 @@ class Nap:
         if not self._woken:
             loop = asyncio.get_running_loop()
             self._sleeper = loop.create_future()
-            timer = loop.call_later(seconds, _end, self._sleeper)
+            self._timer = loop.call_later(seconds, _end, self._sleeper)
             try:
                 await self._sleeper
             finally:
-                timer.cancel()
-                self._sleeper = None
+                self._timer.cancel()
+                self._sleeper = self._timer = None
         woken, self._woken = self._woken, False
         return woken
 

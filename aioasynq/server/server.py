@@ -317,7 +317,9 @@ class _Engine:
         )
         self.settler = Settler(rdb, config, contact, server.name, self.consumers.settled, self._on_free, self._on_retry)
         self.consumers.settle_with(self.settler)
-        self.fetcher = Fetcher(rdb, config, contact, self.consumers, self.settler, server.name, server.began)
+        self.fetcher = Fetcher(
+            rdb, config, contact, self.consumers, self.settler, server.name, server.began, self._on_due
+        )
         self.scheduler = SchedulerLoop(rdb, tuple(config.queues), contact, self.fetcher.announce)
         self.recovery = Recovery(rdb, config, contact)
         self.aggregator = AggregateLoop(rdb, config, contact, server.mux, self.threads.run, self.fetcher.announce)
@@ -429,6 +431,9 @@ class _Engine:
     def _on_free(self) -> None:
         self._free.set()
         self.fetcher.wake()
+
+    def _on_due(self, queue: str, seconds: float) -> None:
+        self.scheduler.seen(queue, seconds)
 
     def _on_retry(self, delay: float) -> None:
         self.scheduler.due_in(delay)

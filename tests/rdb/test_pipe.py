@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError, ReadOnlyEr
 from aioasynq import RDB, BrokerError, keys
 from aioasynq.devserver import DevServer
 from aioasynq.rdb.connection import connection_for
-from aioasynq.rdb.pipe import Pipe, pack
+from aioasynq.rdb.pipe import SELDOM, Pipe, pack
 from tests.support.build import QUEUE, message
 from tests.support.proxy import Proxy
 
@@ -134,6 +134,26 @@ async def trickle(pipe: Pipe) -> None:
         await asyncio.sleep(0.1)
         transport.resume_reading()
         await asyncio.sleep(0.01)
+
+
+async def test_a_pipe_used_now_and_then_sets_no_timer_that_wakes(pipe: Pipe) -> None:
+    async with asyncio.timeout(PATIENCE):
+        await ask(pipe, "PING")
+        pipe._heard -= 2 * SELDOM  # as if that had been long ago
+        await ask(pipe, "PING")
+        assert pipe._timer is None
+        await ask(pipe, "PING")
+        assert pipe._timer is not None, "one that is used much keeps its timer"
+        waits = ask(pipe, "BLPOP", "nothing", 0)
+    pipe.close()
+    assert isinstance(await waits, RedisConnectionError)
+
+
+async def test_two_are_written_together(pipe: Pipe) -> None:
+    replies: list[Any] = []
+    pipe.send_two(pack(("ECHO", "a")) + pack(("ECHO", "b")), replies.append, replies.append)
+    assert await ask(pipe, "ECHO", "c") == b"c"
+    assert replies == [b"a", b"b"]
 
 
 async def test_a_master_no_more_is_left(own_server: Callable[..., DevServer]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
@@ -10,7 +11,7 @@ from aioasynq import keys
 from aioasynq.errors import BrokerError
 from aioasynq.rdb.receipts import Receipt
 from aioasynq.rdb.waiting import Ride, WaitingConnection
-from tests.support.build import LEASE, NOW_NS, OWNER, QUEUE, held, message
+from tests.support.build import LEASE, NOW, NOW_NS, OWNER, QUEUE, held, message
 from tests.support.state import State, assert_states
 
 TAKEN = State(active=["a"], lease={"a": LEASE})
@@ -74,6 +75,42 @@ async def test_a_task_that_comes_ends_the_wait_and_is_taken(waiting, rdb, redis_
     assert batch is not None
     assert batch.tasks == [held("a")]
     await assert_states(redis_target, {QUEUE: TAKEN})
+
+
+@pytest.mark.parametrize(
+    ("state", "due"),
+    [
+        (State(), math.inf),
+        (State(active=["a"], lease={"a": LEASE}, archived={"b": NOW}, completed={"c": NOW}), math.inf),
+        (State(scheduled={"a": NOW + 2.5, "b": NOW + 60}, retry={"c": NOW + 9}), 2.5),
+        (State(scheduled={"a": NOW + 60}, retry={"c": NOW + 0.25, "d": NOW + 9}), 0.25),
+        (State(retry={"c": NOW - 1}), -1.0),
+        (State(scheduled={"a": NOW + 60}, paused=True), None),
+        (State(pending=["p"], scheduled={"a": NOW + 60}), None),
+        (State(pending=["p"], tasks={"p": None}, scheduled={"a": NOW + 60}), None),
+    ],
+    ids=["nothing", "none waits", "scheduled", "retry", "late", "paused", "a task came", "a stray came"],
+)
+async def test_a_ride_that_takes_nothing_tells_what_is_due(waiting, rdb, redis_target, state, due):
+    await rdb.dequeue(QUEUE, owner="so that Redis knows the script")
+    await state.write(redis_target, QUEUE)
+    _, batch = await waiting.wait(0.05, ride())
+    assert batch is not None
+    assert batch.due == due
+    assert (await rdb.dequeue(QUEUE, owner="another")).due is None
+
+
+@pytest.mark.parametrize("place", [keys.scheduled(QUEUE), keys.retry(QUEUE)], ids=["scheduled", "retry"])
+async def test_a_ride_takes_a_task_whatever_is_wrong_with_what_is_due(waiting, rdb, redis_target, place):
+    await rdb.dequeue(QUEUE, owner="so that Redis knows the script")
+    await redis_target.set(place, "junk")
+    _, batch = await waiting.wait(0.05, ride(1))
+    assert batch is not None
+    assert batch.due is None
+    await rdb.enqueue([message("a")])
+    _, batch = await waiting.wait(5, ride(2))
+    assert batch is not None
+    assert batch.tasks == [held("a")]
 
 
 async def test_a_repeat_of_a_ride_brings_its_task(waiting, rdb, redis_target):

@@ -23,6 +23,19 @@ async def test_a_nap_is_ended():
     assert not await nap.sleep(0), "it was woken once"
 
 
+@pytest.mark.parametrize(("first", "then"), [(60, 0.001), (0.001, 0.01)], ids=["shorter", "longer"])
+async def test_a_nap_may_be_given_another_length(first: float, then: float):
+    nap = Nap()
+    nap.reset(0)  # nobody sleeps
+    sleep = asyncio.create_task(nap.sleep(first))
+    await asyncio.sleep(0)
+    began = asyncio.get_running_loop().time()
+    nap.reset(then)
+    async with asyncio.timeout(10):
+        assert not await sleep
+    assert asyncio.get_running_loop().time() - began >= then * 0.9
+
+
 async def test_who_is_woken_before_does_not_sleep():
     nap = Nap()
     nap.wake()

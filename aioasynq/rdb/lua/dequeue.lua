@@ -6,6 +6,7 @@
 -- KEYS[3]  paused    string
 -- KEYS[4]  active    list
 -- KEYS[5]  lease     sorted set
+-- KEYS[6]  scheduled, KEYS[7]  retry   sorted sets; only when it is to be told when the next task in them is due
 -- ARGV[1]  number of the call
 -- ARGV[2]  now       unix seconds, or empty
 -- ARGV[3]  seconds a lease lasts
@@ -18,6 +19,8 @@
 -- Returns {state, end of the lease, {id, message, …}, {stray id, …}}. State is 0 when the queue is empty now, 1 when
 -- more may wait, 2 when it is paused. Strays are ids that were in the list and no task of it: without a hash, or held
 -- elsewhere; they are taken off the list.
+-- When nothing waits, what would be the end of the lease is instead the seconds until the next delayed task is due, as
+-- text, "inf" when there is none; it is empty when that was not asked for, or cannot be had.
 
 local call, pcall = redis.call, redis.pcall -- each is looked up for each task else
 local prefix, owner = ARGV[4] .. "t:", ARGV[5]
@@ -93,7 +96,16 @@ for i = #waiting, 1, -1 do
   looked = looked + 1
 end
 if looked == 0 then
-  return answer(state, "", {}, {}, {})
+  local due = ""
+  if KEYS[7] then
+    local scheduled = pcall("ZRANGE", KEYS[6], 0, 0, "WITHSCORES")
+    local retry = pcall("ZRANGE", KEYS[7], 0, 0, "WITHSCORES")
+    if not scheduled.err and not retry.err then
+      local score = math.min(tonumber(scheduled[2] or math.huge), tonumber(retry[2] or math.huge))
+      due = score == math.huge and "inf" or string.format("%.3f", score - clock(ARGV[2]))
+    end
+  end
+  return answer(state, due, {}, {}, {})
 end
 
 may("HDEL", prefix, "ZADD", KEYS[5], "ZREM", KEYS[5], "LPUSH", KEYS[4], "LTRIM", KEYS[2], "HSET", prefix)
