@@ -2,7 +2,8 @@
 
 It blocks in ``BLMOVE pending pending RIGHT RIGHT``, which changes nothing and returns as soon as a task is there,
 whoever put it there. A dequeue of one task may ride along: it is written together with the wait, and Redis runs it as
-soon as the wait is over, which saves a round trip.
+soon as the wait is over, which saves a round trip. One that finds nothing says when the queue's next delayed task is
+due.
 """
 
 from __future__ import annotations
