@@ -1,12 +1,13 @@
 -- dequeue: take the tasks that waited longest, with a lease and an owner.
 -- uses: clock, receipt, may, mine, place
 --
--- KEYS[1]  receipt   string
--- KEYS[2]  pending   list
--- KEYS[3]  paused    string
--- KEYS[4]  active    list
--- KEYS[5]  lease     sorted set
--- KEYS[6]  scheduled, KEYS[7]  retry   sorted sets; only when it is to be told when the next task in them is due
+-- KEYS[1]  receipt    string
+-- KEYS[2]  pending    list
+-- KEYS[3]  paused     string
+-- KEYS[4]  active     list
+-- KEYS[5]  lease      sorted set
+-- KEYS[6]  scheduled  sorted set; this and the next only when an empty queue is to say what is due next
+-- KEYS[7]  retry      sorted set
 -- ARGV[1]  number of the call
 -- ARGV[2]  now       unix seconds, or empty
 -- ARGV[3]  seconds a lease lasts
