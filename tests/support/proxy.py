@@ -126,7 +126,7 @@ class Proxy:
         self.links: set[Link] = set()
         self._upstream = urlsplit(upstream)
         self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None]
+        self._welcomes: set[asyncio.Task[None]] = set()  # connections that were just accepted
         self._refusing = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -360,20 +360,28 @@ class Proxy:
         if self._listener is None:
             self._listener = socket.create_server((HOST, self.port))
             self._listener.setblocking(False)
-            self._accepting = self.loop.create_task(self._accept(self._listener))
+            self.loop.add_reader(self._listener, self._accept, self._listener)
 
-    async def _accept(self, listener: socket.socket) -> None:
-        """Accept one connection after the other; asyncio's own servers leave open what they accept as they close."""
-        while True:
-            accepted, _ = await self.loop.sock_accept(listener)
-            await self.loop.connect_accepted_socket(lambda: Link(self).client, accepted)
+    def _accept(self, listener: socket.socket) -> None:
+        """Accept a connection, in one step: asyncio's own ways leave open what they accept as they are stopped."""
+        try:
+            accepted, _ = listener.accept()
+        except (BlockingIOError, ConnectionError):  # it is gone already
+            return
+        accepted.setblocking(False)
+        welcome = self.loop.create_task(self._welcome(accepted))
+        self._welcomes.add(welcome)
+        welcome.add_done_callback(self._welcomes.discard)
+
+    async def _welcome(self, accepted: socket.socket) -> None:
+        await self.loop.connect_accepted_socket(lambda: Link(self).client, accepted)
 
     async def _stop_listening(self) -> None:
         if self._listener is not None:
             listener, self._listener = self._listener, None
-            self._accepting.cancel()
-            await asyncio.wait({self._accepting})
+            self.loop.remove_reader(listener)
             listener.close()
+            await asyncio.gather(*self._welcomes, return_exceptions=True)
 
     def _set_timer(self, name: str, seconds: float | None, call: Callable[[], None]) -> None:
         if timer := self._timers.pop(name, None):
