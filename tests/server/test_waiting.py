@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from aioasynq import Client, Server, Task, keys
 from aioasynq.devserver import DevServer
+from aioasynq.server import fetcher
 from tests.server.stage import (
     PATIENCE,
     Stage,
@@ -147,6 +148,26 @@ async def test_a_queue_paused_while_it_is_waited_for(redis: Redis, redis_url: st
         assert (await places(redis))["pending"] == ["a"]
         await redis.delete(keys.paused("default"))
         await stage.ended.until(1)
+
+
+async def test_a_ride_gives_its_place_up_when_another_queue_needs_it(
+    redis: Redis, redis_url: str, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetcher, "LONGEST_WAIT", 1000.0)  # short waits follow each other for that long
+    stage.gate.clear()
+    async with Server(redis_url, stage.mux, queues={"a": 1, "b": 1}, concurrency=2), Client(redis_url) as client:
+        await until_blocked(redis, 2)
+        for queue in "ab":  # one of them has the ride
+            for number in range(2):
+                await client.enqueue(Task("work"), task_id=f"{queue}{number}", queue=queue)
+            await stage.began.until(2)
+            stage.gate.set()
+            await stage.ended.until(2)
+            stage.gate.clear()
+            stage.began.all.clear()
+            stage.ended.all.clear()
+            await until_blocked(redis, 2)
+        stage.gate.set()
 
 
 async def test_scripts_are_flushed_while_a_server_waits_and_works(redis: Redis, redis_url: str, stage: Stage) -> None:
