@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_FETCH = 128  #: tasks in one fetch
+MIN_ROUND = 4  #: tasks in a fetch, where as many places are free, however few there are in all
 NEAR = 0.003  #: seconds the quickest fetch takes at most when Redis is near; else round trips are what costs time
 MAX_WAITS = 4  #: queues that are waited for; the others are looked at
 MAX_RANK = 2  #: idle servers that wait for a queue; the others look, or every push would wake them all
@@ -109,7 +110,9 @@ class Fetcher:
         self._weights = config.weights
         self._queues = {queue: _Queue(queue, name, WaitingConnection(rdb, queue)) for queue in self._weights}
         self._order = in_priority_order(self._weights)
-        self._third = math.ceil(config.concurrency / 3)
+        self._half = math.ceil(config.concurrency / 2)
+        self._few = max(MIN_ROUND, math.ceil(config.concurrency / 5))
+        self._are_quick = False  #: hardly a handler was left running when the last fetch was answered
         self._quickest = math.inf  #: fetch of this round, seconds
         self._fetch_number = 0
         self._wake = asyncio.Event()
@@ -173,12 +176,14 @@ class Fetcher:
     async def _round(self, places: int, awake: list[_Queue]) -> None:
         """Ask once: a queue for each place, drawn by weight and chance.
 
-        When Redis is near, a round is for a third of all places at most, and for one queue: while some handlers run,
-        Redis gets the tasks of others ready, and no fetch waits for one of another queue.
+        When Redis is near, a round is for one queue, so that no fetch waits for one of another, and not for all places.
+        Where handlers are quick it is for half of them, so that these run while Redis gets the tasks of others ready.
+        Where they take their time it is for a fifth: those that begin together end together, and the more they are,
+        the longer they wait for each other's calls.
         """
         is_near, self._quickest = self._quickest < NEAR, math.inf
         if is_near:
-            places = min(places, self._third)
+            places = min(places, self._half if self._are_quick else self._few)
         if self._config.strict_priority:
             await self._strict_round(places)
         elif len(awake) == 1:
@@ -221,6 +226,7 @@ class Fetcher:
             return
         self._contact.made()
         self._quickest = min(self._quickest, time.monotonic() - asked)
+        self._are_quick = self._consumers.busy <= self._few
         if batch.paused:
             self._sleep(state)
             self._look_later(state)
