@@ -6,8 +6,11 @@ All keys of one queue carry its name in braces, so that a Cluster keeps them in 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from hashlib import md5
+from typing import ParamSpec, cast
 
 # Fields of a task's hash. The first six are asynq's; the others are ours and survive Go's rewrites of the message.
 MSG = "msg"
@@ -36,6 +39,13 @@ OLD_PROCESSED = "asynq:processed:"  #: what the key of a day's counter begins wi
 OLD_FAILED = "asynq:failure:"
 OLD_PROCESSES = "asynq:ps"  #: sorted set: the key of each process's record, by its expiry in unix seconds
 OLD_PAUSED = "asynq:paused"  #: set: the keys of lists from which nothing is taken
+
+P = ParamSpec("P")
+
+
+def _kept(make: Callable[P, str]) -> Callable[P, str]:
+    """For keys that nearly every call needs."""
+    return cast("Callable[P, str]", lru_cache(maxsize=1024)(make))
 
 
 def check_queue_name(name: str) -> None:
@@ -121,6 +131,7 @@ def prefix(queue: str) -> str:
     return f"asynq:{{{queue}}}:"
 
 
+@_kept
 def pending(queue: str) -> str:
     """List: ids that wait; the next one to run is on the right."""
     return f"asynq:{{{queue}}}:pending"
@@ -161,6 +172,7 @@ def paused(queue: str) -> str:
     return f"asynq:{{{queue}}}:paused"
 
 
+@_kept
 def task_prefix(queue: str) -> str:
     """What the keys of all tasks of *queue* begin with."""
     return f"asynq:{{{queue}}}:t:"
@@ -231,6 +243,7 @@ def day(now: float) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(now))
 
 
+@_kept
 def receipt(queue: str, caller: str) -> str:
     """String: number and answer of the last write of *caller*, so that a repeated write is answered, not done twice."""
     return f"asynq:{{{queue}}}:receipt:{caller}"

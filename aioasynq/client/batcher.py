@@ -13,7 +13,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from msgspec import Struct
 
 from aioasynq.errors import BrokerError, BrokerRefusedError
 from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES
@@ -37,13 +40,10 @@ _NONE_YET = object()
 _Entry: TypeAlias = "tuple[Composed, int, Answer | Answers, int, float]"
 
 
-class Answer:
+class Answer(Struct, eq=False):
     """The answer to a lone enqueue, as :class:`Answers` has those to many; await :attr:`all` for it."""
 
-    __slots__ = ("all",)
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.all: asyncio.Future[Exception | None] = loop.create_future()
+    all: asyncio.Future[Exception | None]
 
     def waits_for(self, _: int) -> bool:
         """Whether somebody still waits for it."""
@@ -81,22 +81,13 @@ class Answers:
                 self.all.set_result(self._one_by_one)
 
 
-class _Call:
+class _Call(Struct, eq=False):
     """Tasks that were sent together."""
 
-    __slots__ = ("_batcher", "batch", "lane", "receipts", "size")
-
-    def __init__(
-        self, batcher: Batcher, lane: _Lane, batch: list[_Entry], size: int, receipts: StoringReceipts
-    ) -> None:
-        self._batcher = batcher
-        self.lane = lane
-        self.batch = batch
-        self.size = size
-        self.receipts = receipts  #: each has one call under way at a time
-
-    def on_answers(self, answers: StoredOrNot | BaseException) -> None:
-        self._batcher.on_answers(self, answers)
+    lane: _Lane
+    batch: list[_Entry]
+    size: int
+    receipts: StoringReceipts  #: each has one call under way at a time
 
 
 class _Lane:
@@ -170,7 +161,7 @@ class Batcher:
 
     def answer(self) -> Answer:
         """Room for the answer to a lone task."""
-        return Answer(self._loop)
+        return Answer(self._loop.create_future())
 
     def answers(self, count: int) -> Answers:
         """Room for the answers to *count* tasks."""
@@ -241,17 +232,21 @@ class Batcher:
             self._answered.set()  # all who waited have gone
 
     def _start(self, lane: _Lane, batch: list[_Entry], size: int, now: float) -> None:
-        call = _Call(self, lane, batch, size, lane.free.pop())
+        call = _Call(lane, batch, size, lane.free.pop())
+        on_answers = partial(self._on_answers, call)
         lane.calls.append(call)
         lane.size += size
         lane.last = len(batch)
         try:
-            items = [lane.item(entry[0]) for entry in batch]
-            self._rdb.start_to(lane.route, items, call.receipts.next(now), call.on_answers)
+            if lane.route == "enqueue" and len(batch) == 1:
+                self._rdb.start_one(batch[0][0].msg, call.receipts.next(now), on_answers)
+            else:
+                items = [lane.item(entry[0]) for entry in batch]
+                self._rdb.start_to(lane.route, items, call.receipts.next(now), on_answers)
         except Exception as exc:  # noqa: BLE001 - goes to those who wait for an answer
-            call.on_answers(exc)
+            on_answers(exc)
 
-    def on_answers(self, call: _Call, answers: StoredOrNot | BaseException) -> None:
+    def _on_answers(self, call: _Call, answers: StoredOrNot | BaseException) -> None:
         """Hand the answers of a call to those who wait for them."""
         lane = call.lane
         lane.calls.remove(call)

@@ -51,6 +51,7 @@ _ERRORS: dict[str, type[Exception]] = {
     "WRONGPASS": AuthenticationError,
 }
 _NOTHING = object()
+_NO_MASTER = (ReadOnlyError, MasterDownError)
 
 SELDOM = 0.25  #: seconds between two answers from which on a connection is little used
 SLOWEST = 500_000  #: bytes a second that a link should carry
@@ -64,14 +65,8 @@ def _error(text: str) -> Exception:
     return _ERRORS[code](rest) if code in _ERRORS else ResponseError(text)
 
 
-def pack(words: tuple[Word, ...]) -> bytes:
-    """A command as Redis reads it.
-
-    Raises:
-        UnicodeEncodeError: a word is no text.
-    """
-    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub forgets bytes
-    return packed
+#: A command as Redis reads it; a ``UnicodeEncodeError`` where a word is no text. (Its stub forgets bytes.)
+pack: Callable[[tuple[Word, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
 
 class Pipe(asyncio.Protocol):
@@ -188,12 +183,13 @@ class Pipe(asyncio.Protocol):
                 on_reply, _, size = self._calls.popleft()
                 self._unanswered -= size
                 on_reply(reply)
-                if isinstance(reply, ReadOnlyError | MasterDownError):  # no master: the next connection finds one
+                if isinstance(reply, _NO_MASTER):  # the next connection finds one
                     self.close()
         except (InvalidResponse, IndexError) as exc:
             self.close(RedisConnectionError(f"an answer that makes no sense: {exc}"))
         if not self._calls:
-            self._rest()
+            if self._idle is not None:
+                self._rest()
             if self._heard - before > SELDOM and self._timer is not None:
                 self._timer.cancel()  # or an idle process would be woken by a look at nothing
                 self._timer = None

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from msgspec import Struct
 from redis.exceptions import NoScriptError
 
 from aioasynq.rdb.pipe import OnReply, Pipe, Word, pack
@@ -32,68 +33,49 @@ class Copied(NamedTuple):
     replicas: int
 
 
-class Started:
-    """A call that was started.
+class Started(Struct, eq=False):
+    """A call that was started."""
 
-    Args:
-        copies: wait for replicas too; the answer is then a :class:`Copied`.
-    """
-
-    __slots__ = ("_args", "_copies", "_end", "_keys", "_on_answer", "_rdb", "_repeated", "_script", "_writes", "shares")
-
-    def __init__(
-        self,
-        rdb: Operations,
-        script: Script,
-        keys: Sequence[str],
-        args: Sequence[Word],
-        repeated: Sequence[Word] | None,
-        on_answer: OnReply,
-        end: float,
-        shares: bool,  # noqa: FBT001 - one is made with each call, and names cost
-        writes: bool,  # noqa: FBT001 - as above
-        copies: Copies | None,
-    ) -> None:
-        self._rdb = rdb
-        self._script = script
-        self._keys = keys
-        self._args = args
-        self._repeated = repeated
-        self._on_answer = on_answer
-        self._end = end
-        self._writes = writes
-        self._copies = copies
-        self.shares = shares  #: the connection; a larger call would keep all others waiting on a slow link
+    rdb: Operations
+    script: Script
+    keys: Sequence[str]
+    args: Sequence[Word]
+    repeated: Sequence[Word] | None  #: the arguments of a repeat, where they differ
+    on_answer: OnReply
+    end: float  #: when it has to be over, by the loop's clock
+    shares: bool  #: the connection; a larger call would keep all others waiting on a slow link
+    writes: bool
+    copies: Copies | None  #: wait for replicas too; the answer is then a :class:`Copied`
 
     def on_reply(self, reply: Any) -> None:
         """Hand the answer over, unless it takes another attempt, or one to say what the error means."""
         if isinstance(reply, Exception):
-            if self._repeated is not None and not isinstance(reply, NoScriptError):  # else it did not run at all
-                self._args = self._repeated
+            if self.repeated is not None and not isinstance(reply, NoScriptError):  # else it did not run at all
+                self.args = self.repeated
             self.go_on(reply)
         else:
-            self._on_answer(reply)
+            self.on_answer(reply)
 
     def go_on(self, failed: Exception | None = None, *, attempt: float = math.inf) -> None:
         """Try until it passes, in a task of its own; *failed* is what a first attempt ended with.
 
         *attempt* is how many seconds one may take, where no connection of ours sees to that.
         """
-        rdb = self._rdb
+        rdb = self.rdb
         work = rdb._repeat(  # noqa: SLF001 - a part of it, kept out of its way
-            self._script.name,
+            self.script.name,
             self._attempt,
-            self._end,
-            writes=self._writes,
+            self.end,
+            writes=self.writes,
             attempt=attempt,
             failed=failed,
-            key=self._keys[0],
+            key=self.keys[0],
         )
-        rdb._own(tell(work, self._on_answer))  # noqa: SLF001 - as above
+        rdb._own(tell(work, self.on_answer))  # noqa: SLF001 - as above
 
     async def _attempt(self) -> Any:
-        words = (*self._keys, *self._args)
-        self._args = self._args if self._repeated is None else self._repeated
+        words = (*self.keys, *self.args)
+        self.args = self.args if self.repeated is None else self.repeated
         try:
             return await self._send(words)
         except UnicodeEncodeError:  # as when it was started
@@ -102,19 +84,19 @@ class Started:
     async def _send(self, words: Sequence[Word]) -> Any:
         execute = self._execute
         try:
-            return await execute("EVALSHA", self._script.sha, len(self._keys), *words)
+            return await execute("EVALSHA", self.script.sha, len(self.keys), *words)
         except NoScriptError:
-            return await execute("EVAL", self._script.text, len(self._keys), *words)
+            return await execute("EVAL", self.script.text, len(self.keys), *words)
 
     async def _execute(self, *words: Word) -> Any:
-        if self._copies is not None:
-            return await self._with_copies(self._copies, words)
-        execute: Callable[..., Awaitable[Any]] = self._rdb.command if self.shares else self._rdb.client.execute_command
+        if self.copies is not None:
+            return await self._with_copies(self.copies, words)
+        execute: Callable[..., Awaitable[Any]] = self.rdb.command if self.shares else self.rdb.client.execute_command
         return await execute(*words)
 
     async def _with_copies(self, copies: Copies, words: Sequence[Word]) -> Copied:
         """The call and a WAIT, written together on one connection, as WAIT is about what that connection wrote."""
-        pipe = await self._rdb._line_to(self._keys[0])  # noqa: SLF001 - as above
+        pipe = await self.rdb._line_to(self.keys[0])  # noqa: SLF001 - as above
         both = [ask(pipe, *words), ask(pipe, "WAIT", copies.replicas, math.ceil(copies.seconds * 1000))]
         done, waited = await asyncio.gather(*both, return_exceptions=True)
         if isinstance(done, BaseException):

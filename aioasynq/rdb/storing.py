@@ -20,6 +20,7 @@ from aioasynq.rdb.receipts import Receipt
 from aioasynq.rdb.script import Script
 from aioasynq.rdb.started import Copied, Copies
 
+_STORED = [1]  # what Redis answers when it has stored one task
 REGISTER_AGAIN = 60.0  #: seconds after which a queue's name is written again, in case somebody removed it
 
 Stored: TypeAlias = "list[TaskError | None]"  #: for each task None, or why it was not stored
@@ -118,6 +119,22 @@ class Storing(Operations):
         method would return or raise, a ``CancelledError`` if this RDB gave up. It must not raise.
         """
         self._start_named(_STORES[operation](items), receipt, on_answers)
+
+    def start_one(
+        self, msg: TaskMessage, receipt: Receipt, on_answers: Callable[[StoredOrNot | BaseException], None]
+    ) -> None:
+        """The same for ``enqueue`` and one task. A lone caller waits for all that is done here, so it is little."""
+        queue, task_id = msg.queue, msg.id
+        if self._copies is not None or queue in self._unnamed or time.monotonic() >= self._registered.get(queue, 0.0):
+            self.start_to("enqueue", (msg,), receipt, on_answers)
+            return
+        places = (keys.receipt(queue, receipt.caller), keys.pending(queue), keys.task_prefix(queue) + task_id)
+        args = (receipt.number, self.clock_argument(), task_id, encode_task(msg))
+
+        def on_answer(answers: Any) -> None:
+            on_answers([None] if answers == _STORED else _stored(_to_enqueue((msg,)), answers))
+
+        self._start(_ENQUEUE, places, args, on_answer)
 
     @property
     def spans_queues(self) -> bool:

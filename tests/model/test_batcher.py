@@ -55,6 +55,9 @@ class Calls:
         self.sent.update(msg.id for msg in msgs)
         self.under_way.append((msgs, on_answers, caller))
 
+    def start_one(self, msg: TaskMessage, receipt: Receipt, on_answers: Callable[[Any], None]) -> None:
+        self.start_to("enqueue", [msg], receipt, on_answers)
+
     def _check(self, route: str, msgs: Sequence[TaskMessage], caller: tuple[str, str], number: int) -> None:
         assert 1 <= len(msgs) <= MAX_BATCH
         assert len(msgs) == 1 or sum(msg.size for msg in msgs) <= MAX_BATCH_BYTES
