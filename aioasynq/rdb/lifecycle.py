@@ -9,8 +9,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from aioasynq import keys
@@ -41,7 +42,7 @@ _WRITE_RESULT = Script("write_result")
 _WRITE_PROGRESS = Script("write_progress")
 
 
-class Leased(NamedTuple):
+class Leased(Struct, frozen=True, gc=False):
     """A task that was taken, and the guard under which it is held.
 
     ``msg`` is None when the bytes in Redis are no message; ``error`` says why.
@@ -64,14 +65,14 @@ class Leased(NamedTuple):
         return self.msg.unique_key if self.msg else ""
 
 
-class Completed(NamedTuple):
+class Completed(Struct, frozen=True, gc=False):
     """A task that succeeded and is kept, with what its handler returned, if anything."""
 
     leased: Leased
     result: bytes | None = None
 
 
-class Failed(NamedTuple):
+class Failed(Struct, frozen=True, gc=False):
     """A task that is to be tried again: in how many seconds, why, and whether that counts as a failure."""
 
     leased: Leased
@@ -81,7 +82,7 @@ class Failed(NamedTuple):
     recovered: int | None = None  #: how often it was recovered, when that is why
 
 
-class Killed(NamedTuple):
+class Killed(Struct, frozen=True, gc=False):
     """A task that failed for good, and why."""
 
     leased: Leased
@@ -158,7 +159,8 @@ class Lifecycle(Storing):
         held = [item.leased for item in items]
         task_keys, args = _places(held)
         completed_at = int(self._wall())
-        for n, (leased, result) in enumerate(items):
+        for n, item in enumerate(items):
+            leased, result = item.leased, item.result
             msg = replace(_message(leased), completed_at=completed_at)
             args[n] = (
                 leased.id,
@@ -186,17 +188,18 @@ class Lifecycle(Storing):
         held = [item.leased for item in items]
         args: list[tuple[Arg, ...]] = []
         failed_at = int(self._wall())
-        for leased, delay, error, is_failure, recovered in items:
+        for item in items:
+            leased = item.leased
             msg = _message(leased)
-            msg = replace(msg, retried=msg.retried + is_failure, error_msg=error, last_failed_at=failed_at)
+            msg = replace(msg, retried=msg.retried + item.is_failure, error_msg=item.error, last_failed_at=failed_at)
             args.append(
                 (
                     leased.id,
                     leased.guard,
                     encode_task(msg),
-                    f"{delay:.3f}",
-                    1 if is_failure else 0,
-                    "" if recovered is None else recovered,
+                    f"{item.delay:.3f}",
+                    1 if item.is_failure else 0,
+                    "" if item.recovered is None else item.recovered,
                 )
             )
         places = _counters(self, held, failed=True)
@@ -221,11 +224,11 @@ class Lifecycle(Storing):
         held = [item.leased for item in items]
         task_keys, args = _places(held)
         failed_at = int(self._wall())
-        for n, (leased, error) in enumerate(items):
-            data: bytes = b""
+        for n, item in enumerate(items):
+            leased, data = item.leased, b""
             if leased.msg is not None:
-                data = encode_task(replace(leased.msg, error_msg=error, last_failed_at=failed_at))
-            args[n] = (leased.id, leased.guard, 1 if leased.lock else 0, data, _clean(error))
+                data = encode_task(replace(leased.msg, error_msg=item.error, last_failed_at=failed_at))
+            args[n] = (leased.id, leased.guard, 1 if leased.lock else 0, data, _clean(item.error))
         places = _counters(self, held, failed=True)
         first: tuple[Arg, ...] = ()
         if held:

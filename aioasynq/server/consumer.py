@@ -114,7 +114,7 @@ class Consumers:
         self._pulse.quicken()
         now = time.time()
         deadline = msg.effective_deadline(now)
-        running = Running(leased, msg, now, deadline, self._pulse.lost)
+        running = Running(leased, msg, now, deadline, time.monotonic() + deadline - now, self._pulse.lost)
         self._held.add(running)
         self.busy += 1
         if deadline <= now and msg.deadline:

@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
+
+from msgspec import Struct
 
 from aioasynq.errors import PayloadError, RetryAfter, RevokeTask, SkipRetry
 from aioasynq.options import MAX_DURATION
@@ -16,13 +18,13 @@ _HERE = f"{Path(__file__).parents[1]}{os.sep}"  # where our own code is
 MAX_ERROR = 32_768  #: characters of an error's text that are kept; it goes to Redis with every try
 
 
-class Done(NamedTuple):
+class Done(Struct, frozen=True, gc=False):
     """It succeeded, or is not wanted any more; nothing of it is kept."""
 
     leased: Leased
 
 
-class Requeued(NamedTuple):
+class Requeued(Struct, frozen=True, gc=False):
     """It was not finished and goes back to the head of its queue, as if it had not been taken."""
 
     leased: Leased

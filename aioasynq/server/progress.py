@@ -101,7 +101,7 @@ class Reporters:
 
     def _begin(self, task: Task) -> None:
         # a thread may outlive its task, which may run again here: that is another one
-        mine = [each.leased for each in self._held.find(task.id) if getattr(each, "handed", None) is task]
+        mine = [each.leased for each in self._held.find(task.id) if each.handed is task]
         with self._lock:
             step = self._first.pop(task, None)
             if step is None or not mine:

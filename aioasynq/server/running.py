@@ -7,6 +7,8 @@ import time
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from aioasynq.logs import clean
 
 if TYPE_CHECKING:
@@ -30,42 +32,23 @@ class Why(Enum):
     SHUTDOWN = "shutdown"
 
 
-class Running:
+class Running(Struct, eq=False):
     """One task we hold: its handler runs, or its outcome is not written yet."""
 
-    __slots__ = (
-        "abandoned",
-        "began",
-        "credit",
-        "deadline",
-        "ended",
-        "ends",
-        "handed",
-        "leased",
-        "msg",
-        "processing",
-        "started",
-        "task",
-        "timer",
-        "why",
-    )
-
-    handed: Task  #: what its handler got; not there before it was called
-
-    def __init__(self, leased: Leased, msg: TaskMessage, began: float, deadline: float, credit: float) -> None:
-        self.leased = leased
-        self.msg = msg
-        self.began = began  #: unix seconds
-        self.deadline = deadline  #: unix seconds
-        self.ends = time.monotonic() + deadline - began  #: the same by a clock that nobody sets, monotonic seconds
-        self.credit = credit  #: time the loop had stood still when it began, seconds
-        self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.started = False  #: its handler has been entered
-        self.ended = False  #: its handler has returned, or was left to itself
-        self.abandoned = False  #: its handler did not end when it should; what it returns is thrown away
-        self.why: Why | None = None
-        self.processing: Processing | None = None  #: where observers are told of it; None: there is none
+    leased: Leased
+    msg: TaskMessage
+    began: float  #: unix seconds
+    deadline: float  #: unix seconds
+    ends: float  #: the same by a clock that nobody sets, monotonic seconds
+    credit: float  #: time the loop had stood still when it began, seconds
+    task: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+    handed: Task | None = None  #: what its handler got
+    started: bool = False  #: its handler has been entered
+    ended: bool = False  #: its handler has returned, or was left to itself
+    abandoned: bool = False  #: its handler did not end when it should; what it returns is thrown away
+    why: Why | None = None
+    processing: Processing | None = None  #: where observers are told of it; None: there is none
 
 
 class Pulse:

@@ -10,7 +10,9 @@ import logging
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from aioasynq.errors import BrokerError
 from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES
@@ -38,7 +40,7 @@ class _TooLargeError(Exception):
         return f"too large for Redis ({self.args[0]})"
 
 
-class _Waiting(NamedTuple):
+class _Waiting(Struct, eq=False):
     outcome: Outcome
     running: Running | None
     size: int

@@ -189,10 +189,9 @@ class InlineClient(Remembers, Client):
     async def _try(self, msg: TaskMessage, steps: list[Progress]) -> TaskInfo:
         """Try it until it has ended."""
         ends = self._mux.ends(msg.type)
-        leased = Leased(msg.queue, msg.id, msg, "")
         for _ in range(MAX_TRIES):
             msg = decode_task(encode_task(msg))  # as the next server would find it
-            leased = leased._replace(msg=msg)
+            leased = Leased(msg.queue, msg.id, msg, "")
             written: list[bytes] = []
             now = time.time()
             ends_at = msg.effective_deadline(now)

@@ -187,7 +187,7 @@ class PythonPlayer:
         message = self._messages[msg] if isinstance(msg, str) else TaskMessage(**msg)
         self._messages[message.id] = message
         if message.id in self._leased:  # Go's program takes the message that it has seen last, too
-            self._leased[message.id] = self._leased[message.id]._replace(msg=message)
+            self._leased[message.id] = replace(self._leased[message.id], msg=message)
         return message
 
     def _hold(self, id_: str) -> Leased:
