@@ -307,12 +307,14 @@ class Operations:
         loop = asyncio.get_running_loop()
         pause = 0.0
         sent = False
+        before: Exception | None = None  # how the attempt before this one ended
         while True:
+            limit = min(attempt, end - loop.time())
             try:
                 if failed is not None:
                     first, failed = failed, None
                     raise first
-                async with asyncio.timeout(min(attempt, end - loop.time())):
+                async with asyncio.timeout(limit):
                     with passing():
                         answer = await call()
                 self._answered = True
@@ -329,7 +331,10 @@ class Operations:
                 pause = min(0.5, max(0.02, pause * 2))
                 delay = pause * random.uniform(0.5, 1.0) if pause > 0.02 else 0.0
                 if loop.time() + delay >= end - 0.01:
-                    raise BrokerError(self._text(what, exc), maybe_done=writes and sent) from exc
+                    is_cut = isinstance(exc, TimeoutError) and limit < ATTEMPT_TIMEOUT  # it had no time to say why
+                    why = before if is_cut and before is not None else exc
+                    raise BrokerError(self._text(what, why), maybe_done=writes and sent) from why
+                before = exc
                 await self._after(exc, key)
                 await asyncio.sleep(delay)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import traceback
 
 import pytest
@@ -332,3 +333,25 @@ async def test_any_other_error_of_that_kind_is_not(rdb):
 
     with pytest.raises(RuntimeError, match="a bug"):
         await rdb._plain("PING", call)
+
+
+@pytest.mark.parametrize("hang_ups", [0, 1, 3])
+async def test_a_last_attempt_that_had_no_time_says_why_the_one_before_it_failed(hang_ups: int) -> None:
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        if connections > hang_ups:
+            await reader.read(-1)  # silent until the other side has gone
+        writer.close()
+
+    async with (
+        await asyncio.start_server(serve, "127.0.0.1", port := free_port()),
+        RDB(f"redis://127.0.0.1:{port}", operation_timeout=0.6) as rdb,
+    ):
+        with pytest.raises(BrokerError) as caught:
+            await rdb.ping()
+    assert connections == hang_ups + 1
+    assert ("no answer in time" in str(caught.value)) == (hang_ups == 0)
+    assert bool(re.search("closed|reset|lost", str(caught.value))) == (hang_ups > 0)

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from aioasynq.rdb.lifecycle import Leased
 from aioasynq.server import running
 from aioasynq.server.running import Held, Pulse, Running
+from tests.support.build import message
 
 
 class Time:
@@ -66,7 +68,7 @@ async def test_time_that_was_lost_before_a_task_is_noted_when_it_begins(pulse: P
 
 async def test_it_stays_quick_while_there_are_tasks(pulse: Pulse, time: Time, held: Held) -> None:
     pulse.quicken()
-    one = object.__new__(Running)
+    one = Running(Leased("default", "t", None, ""), message("t"), 0.0, 0.0, 0.0, 0.0)
     held.add(one)
     pulse._beat()
     time.now += Pulse.INTERVAL + 1.0
