@@ -77,7 +77,7 @@ def about(run: Run) -> str:
 
 def _lacks(run: Run, work: Work) -> bool:
     """Whether a system that did this work before has not done it in its last round."""
-    last = min(run.rounds, work.rounds) - 1
+    last = work.rounds_of(run.rounds) - 1
     did = {
         number: {cell.system for cell in run.cells if (cell.work, cell.round) == (work.name, number)}
         for number in (0, last)

@@ -119,9 +119,9 @@ def carry_out(
     chance = random.Random(run.seed)
     works = list(works)
     begin = time.monotonic()
-    for number in range(run.rounds):
+    for number in range(max(work.rounds_of(run.rounds) for work in works)):
         for work in works:
-            if number >= work.rounds:
+            if number >= work.rounds_of(run.rounds):
                 continue
             able = [
                 installed

@@ -40,8 +40,14 @@ class Work:
     ours_only: bool = False
     #: Counts that do not vary are taken in this many rounds only.
     rounds: int = 1_000
+    #: So many times as many rounds, behind those of all works: for what is short and varies much.
+    times: int = 1
     quick: bool = False
     also: tuple[tuple[str, str, str], ...] = field(default=())  #: further figures in the table: figure, title, unit
+
+    def rounds_of(self, rounds: int) -> int:
+        """In how many rounds it is run, when all works are run in *rounds*."""
+        return min(rounds * self.times, self.rounds)
 
 
 # --- W1, W2, W2b: enqueue ---
@@ -330,7 +336,6 @@ def works() -> tuple[Work, ...]:
             _idle(10.0),
             100,
             more_is_better=False,
-            rounds=1,
             quick=True,
             also=(("cpu_percent", "CPU", "%"),),
         ),
@@ -366,6 +371,7 @@ def works() -> tuple[Work, ...]:
                 40_000 + 2 * WARM + pending,
                 needs=queues,
                 ours_only=True,
+                times=3,
                 also=(("enqueue_rate", "enqueue, 100 callers", "tasks/s"),),
             )
             for title, pending, served, used in GROWTH

@@ -109,3 +109,8 @@ def test_names_are_unique_and_quick_systems_exist():
 def test_names_in_plots_are_escaped():
     ET.fromstring(plots.bars("a < b", [plots.Bar("<x>", 1.0, 1.0, 2.0, ours=True)]))
     ET.fromstring(plots.lines("a < b", {"<x>": [("1", 1.0), ("2", 2.0)]}, "<x>"))
+
+
+def test_in_how_many_rounds_a_work_is_run():
+    rounds = {work.name: work.rounds_of(3) for work in works()}
+    assert (rounds["W1"], rounds["W6"], rounds["W7"], rounds["W9 10 queues"]) == (3, 3, 2, 9)

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 BLOCKED = 3.0  #: seconds the loop may stand still before that is logged
 LOOK_INTERVAL = 1.0  #: seconds between two looks at the loop
-IDLE_LOOK_INTERVAL = 2.5  #: the same while no task is held
+IDLE_LOOK_INTERVAL = 5.0  #: the same while no task is held: as often as the heart beats, so that it is one waking
 FAREWELL_LIMIT = 1.0  #: seconds that Redis may take to answer once the server ends
 OVERDUE_GRACE = 10.0  #: seconds past its end, and its grace, after which a handler that blocks the loop loses its lease
 MAX_PAYLOAD = 1024  #: bytes of a payload that are shown of a running task
