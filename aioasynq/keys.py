@@ -40,12 +40,12 @@ OLD_FAILED = "asynq:failure:"
 OLD_PROCESSES = "asynq:ps"  #: sorted set: the key of each process's record, by its expiry in unix seconds
 OLD_PAUSED = "asynq:paused"  #: set: the keys of lists from which nothing is taken
 
-P = ParamSpec("P")
+_P = ParamSpec("_P")
 
 
-def _kept(make: Callable[P, str]) -> Callable[P, str]:
+def _kept(make: Callable[_P, str]) -> Callable[_P, str]:
     """For keys that nearly every call needs."""
-    return cast("Callable[P, str]", lru_cache(maxsize=1024)(make))
+    return cast("Callable[_P, str]", lru_cache(maxsize=1024)(make))
 
 
 def check_queue_name(name: str) -> None:

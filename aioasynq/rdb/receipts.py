@@ -9,7 +9,7 @@ from msgspec import Struct
 STORING_CALLER = 60.0  #: seconds for which calls that store tasks have receipts of one caller
 
 
-class Receipt(Struct, frozen=True, gc=False):  # made with each call, in a fifth of the time that a tuple takes
+class Receipt(Struct, frozen=True, gc=False):  # made with each call, in a fifth of the time that a named tuple takes
     """Who makes a writing call, and the how manyth of its calls it is.
 
     Whoever repeats a call repeats its receipt, and gets the answer of the call that was done. A caller has one call

@@ -125,7 +125,7 @@ class Storing(Operations):
     ) -> None:
         """The same for ``enqueue`` and one task. A lone caller waits for all that is done here, so it is little."""
         queue, task_id = msg.queue, msg.id
-        if self._copies is not None or queue in self._unnamed or time.monotonic() >= self._registered.get(queue, 0.0):
+        if self._copies is not None or time.monotonic() >= self._registered.get(queue, 0.0):
             self.start_to("enqueue", (msg,), receipt, on_answers)
             return
         places = (keys.receipt(queue, receipt.caller), keys.pending(queue), keys.task_prefix(queue) + task_id)
