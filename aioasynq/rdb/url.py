@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from aioasynq.rdb import sentinel, tls
+from aioasynq.rdb.driver import introduction
 
 AnyRedis: TypeAlias = "aioredis.Redis | RedisCluster"
 
@@ -198,7 +199,7 @@ def _pool(kwargs: Mapping[str, Any]) -> aioredis.BlockingConnectionPool:
         "socket_connect_timeout": CONNECT_TIMEOUT,
         "health_check_interval": 0,
     }
-    pool = aioredis.BlockingConnectionPool(**{**defaults, **kwargs})
+    pool = aioredis.BlockingConnectionPool(**{**defaults, **introduction(kwargs), **kwargs})
     pool.connection_class(**pool.connection_kwargs)  # so that an option it does not know is told here
     return pool
 
@@ -247,7 +248,9 @@ def _open_sentinel(url: str, parts: SplitResult, given: Mapping[str, Any]) -> tu
     secured: dict[str, Any] = {}
     if secure is not None:
         kinds, secured = (tls.TLSConnection, sentinel.MasterTLSConnection), {"tls": secure}
-    masters = sentinel.Masters(service, sentinels, {"protocol": 2, **_some(sentinel_user), **secured}, kinds[0])
+    masters = sentinel.Masters(
+        service, sentinels, {"protocol": 2, **introduction({}), **_some(sentinel_user), **secured}, kinds[0]
+    )
     try:
         further = {**parse_url(f"redis://-/{db}?{urlencode(query)}")}
         further.pop("host", None)
@@ -310,6 +313,7 @@ def _open_cluster(url: str, parts: SplitResult, given: Mapping[str, Any]) -> tup
         socket_connect_timeout=CONNECT_TIMEOUT,
         socket_timeout=None,
         ssl=secure is not None,
+        **introduction({}),
     )
     if secure is not None:
         _secure(client, secure)
