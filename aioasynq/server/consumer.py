@@ -17,6 +17,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import Struct
 
 from aioasynq import observer
 from aioasynq.codecs import to_plain
@@ -59,7 +60,19 @@ log = logging.getLogger(__name__)
 
 SOON = 2 * Pulse.INTERVAL  #: seconds; a task whose time is over later than that gets its timer when a beat sees it
 
+_NEVER_BEGUN = asyncio.CancelledError()  # stands for what a handler raised that was to end before it began
+
 _encode_result = msgspec.json.Encoder(enc_hook=to_plain).encode
+
+
+class _ResultWriter(Struct, eq=False, gc=False):
+    """Writes what a handler says is its result; one is made for each task, and hardly any is used."""
+
+    rdb: RDB
+    leased: Leased
+
+    def __call__(self, data: bytes) -> Awaitable[int]:
+        return self.rdb.write_result(self.leased.queue, self.leased.id, data, owner=self.leased.guard)
 
 
 class Consumers:
@@ -134,7 +147,7 @@ class Consumers:
             queue=leased.queue,
             retried=msg.retried,
             max_retry=msg.retry,
-            write_result=self._result_writer(leased),
+            write_result=_ResultWriter(self._rdb, leased),
             ends=running.deadline,
             note_progress=self._note_progress,
         )
@@ -144,7 +157,7 @@ class Consumers:
             running.processing = self._observe(task)
         ends = self._mux.ends(msg.type)
         value: object = None
-        error: BaseException | None = asyncio.CancelledError()  # stays when it was to end before it began
+        error: BaseException | None = _NEVER_BEGUN
         if running.why is None:
             try:
                 if ends.hooks.start:
@@ -173,14 +186,6 @@ class Consumers:
         await self._end(running, task, ends, self._reason(running, error), value)
         if isinstance(error, KeyboardInterrupt):
             raise error
-
-    def _result_writer(self, leased: Leased) -> Callable[[bytes], Awaitable[int]]:
-        rdb = self._rdb
-
-        def write(data: bytes) -> Awaitable[int]:
-            return rdb.write_result(leased.queue, leased.id, data, owner=leased.guard)
-
-        return write
 
     # ── a task is to end ──
 

@@ -40,7 +40,7 @@ class _TooLargeError(Exception):
         return f"too large for Redis ({self.args[0]})"
 
 
-class _Waiting(Struct, eq=False):
+class _Waiting(Struct, eq=False, gc=False):
     outcome: Outcome
     running: Running | None
     size: int
