@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_FETCH = 128  #: tasks in one fetch
+GROWTH = 4  #: times as many tasks a fetch is for, after one that has brought all it was for; the first is for one
 MIN_ROUND = 4  #: tasks in a fetch, where as many places are free, however few there are in all
 NEAR = 0.003  #: seconds the quickest fetch takes at most when Redis is near; else round trips are what costs time
 MAX_WAITS = 4  #: queues that are waited for; the others are looked at
@@ -233,7 +234,7 @@ class Fetcher:
         elif batch.dry:
             self._sleep(state)
         elif len(batch.tasks) >= count:
-            state.limit = min(state.limit * 2, MAX_FETCH)
+            state.limit = min(state.limit * GROWTH, MAX_FETCH)
         await self._deal(state, batch, asked)
 
     async def _until_answered(self, state: _Queue, count: int) -> Batch:
