@@ -26,32 +26,38 @@ if before then
   return before
 end
 local pending_since = since(ARGV[2])
-local answers, ids, new, refused = {}, {}, {}, false
+local answers, ids, places, new, refused = {}, {}, {}, {}, false
 for i = 1, tasks do
   local task = KEYS[1 + queues + i]
-  if new[task] or call("EXISTS", task) == 1 then
+  local queue = tonumber(ARGV[3 * i + 1])
+  if new[task] then
+    answers[i] = 0
+    refused = true
+    table.insert(places[queue], i)
+  elseif call("EXISTS", task) == 1 then
     answers[i] = 0
     refused = true
   else
-    local queue = tonumber(ARGV[3 * i + 1])
-    new[task] = queue
+    new[task] = true
     answers[i] = 1
-    ids[queue] = ids[queue] or {}
+    if not ids[queue] then
+      ids[queue], places[queue] = {}, {}
+    end
     table.insert(ids[queue], ARGV[3 * i + 2])
+    table.insert(places[queue], i)
   end
 end
--- As in enqueue, the list comes first.
-local closed = {}
+-- As in enqueue, the list comes first. Those of a queue are written one after another: so they lie side by side in
+-- memory, as they will be read.
 for queue, added in pairs(ids) do
-  closed[queue] = type(redis.pcall("LPUSH", KEYS[1 + queue], unpack(added))) == "table"
-end
-for i = 1, tasks do
-  local task = KEYS[1 + queues + i]
-  if new[task] and closed[new[task]] then
-    answers[i] = -2
-    refused = true
-  elseif answers[i] == 1 then
-    call("HSET", task, "msg", ARGV[3 * i + 3], "state", "pending", "pending_since", pending_since)
+  local closed = type(redis.pcall("LPUSH", KEYS[1 + queue], unpack(added))) == "table"
+  for _, i in ipairs(places[queue]) do
+    if closed then
+      answers[i] = -2
+      refused = true
+    elseif answers[i] == 1 then
+      call("HSET", KEYS[1 + queues + i], "msg", ARGV[3 * i + 3], "state", "pending", "pending_since", pending_since)
+    end
   end
 end
 return tell(KEYS[1], ARGV[1], answers, refused)
