@@ -184,6 +184,7 @@ class Consumers:
             with suppress(asyncio.CancelledError):  # the handler may have cancelled this at its end
                 await self._reporters.finish(task)
         await self._end(running, task, ends, self._reason(running, error), value)
+        running.task = running.handed = None  # or they and their context would live until its outcome is written
         if isinstance(error, KeyboardInterrupt):
             raise error
 
