@@ -93,12 +93,11 @@ class _Call(Struct, eq=False):
 class _Lane:
     """Tasks on one route to one queue, or to any when that is ""."""
 
-    __slots__ = ("alive", "calls", "free", "is_due", "item", "last", "queue", "route", "size", "timer", "waiting")
+    __slots__ = ("alive", "calls", "free", "is_due", "last", "queue", "route", "size", "timer", "waiting")
 
     def __init__(self, name: str, queue: str, route: Route) -> None:
         self.queue = queue
         self.route = route
-        self.item = _ITEMS[route]
         self.waiting: deque[_Entry] = deque()
         self.calls: list[_Call] = []  #: under way, the first one sent first
         self.size = 0  #: bytes of those
@@ -241,8 +240,7 @@ class Batcher:
             if lane.route == "enqueue" and len(batch) == 1:
                 self._rdb.start_one(batch[0][0].msg, call.receipts.next(now), on_answers)
             else:
-                items = [lane.item(entry[0]) for entry in batch]
-                self._rdb.start_to(lane.route, items, call.receipts.next(now), on_answers)
+                self._rdb.start_to(*_operation(lane.route, batch), call.receipts.next(now), on_answers)
         except Exception as exc:  # noqa: BLE001 - goes to those who wait for an answer
             on_answers(exc)
 
@@ -303,12 +301,17 @@ class Batcher:
 
     def _expire(self, lane: _Lane, why: str) -> None:
         """Answer those that have waited too long while Redis was silent; what was sent goes on all the same."""
-        now = self._loop.time()
-        for entries, maybe_done in (*((call.batch, True) for call in lane.calls), (lane.waiting, False)):
-            for _, _, answers, index, came in entries:
-                if max(came, lane.alive) + self._patience + lane.allowance > now:
-                    break  # the rest came later
-                answers.give(index, BrokerError(why, maybe_done=maybe_done))
+        last = self._loop.time() - self._patience - lane.allowance
+        if lane.alive > last:
+            return
+        for call in lane.calls:
+            for _, _, answers, index, came in call.batch:
+                if came <= last:
+                    answers.give(index, BrokerError(why, maybe_done=True))
+        for _, _, answers, index, came in lane.waiting:
+            if came > last:
+                break  # the rest came later
+            answers.give(index, BrokerError(why, maybe_done=False))
 
     def _silence(self) -> str:
         why = f"no answer from {self._rdb.address} within {self._patience:g} s"
@@ -338,8 +341,25 @@ class Batcher:
         return batch, size
 
 
+def _operation(route: Route, batch: list[_Entry]) -> tuple[str, list[Any]]:
+    """What stores a batch, and of what; tasks of several queues are put in order of these."""
+    if route != "enqueue":
+        item = _ITEMS[route]
+        return route, [item(entry[0]) for entry in batch]
+    msgs = [entry[0].msg for entry in batch]
+    first = msgs[0].queue
+    for msg in msgs:
+        if msg.queue != first:
+            batch.sort(key=_queue)
+            return "enqueue_several", [entry[0].msg for entry in batch]
+    return "enqueue", msgs
+
+
+def _queue(entry: _Entry) -> str:
+    return entry[0].msg.queue
+
+
 _ITEMS: dict[str, Callable[[Any], object]] = {
-    "enqueue": lambda composed: composed.msg,
     "enqueue_unique": lambda composed: Unique(composed.msg, composed.unique_ttl),
     "schedule": lambda composed: Scheduled(composed.msg, composed.when),
     "schedule_unique": lambda composed: ScheduledUnique(composed.msg, composed.when, composed.unique_ttl),

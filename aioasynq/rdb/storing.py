@@ -115,8 +115,9 @@ class Storing(Operations):
     ) -> None:
         """Do what the method *operation* does, for one who does not wait.
 
-        Tasks to ``enqueue`` may be of several queues where :attr:`spans_queues` says so. *on_answers* gets what the
-        method would return or raise, a ``CancelledError`` if this RDB gave up. It must not raise.
+        It may also be ``enqueue_several``, which is ``enqueue`` for tasks of several queues, where :attr:`spans_queues`
+        says that these can go together; those of a queue should be side by side. *on_answers* gets what the method
+        would return or raise, a ``CancelledError`` if this RDB gave up. It must not raise.
         """
         self._start_named(_STORES[operation](items), receipt, on_answers)
 
@@ -238,24 +239,27 @@ def _to_enqueue(msgs: Sequence[TaskMessage]) -> _Store:
     return _Store(_ENQUEUE, (queue,), msgs, keys.pending(queue), [prefix + msg.id for msg in msgs], args)
 
 
-def _to_enqueue_any(msgs: Sequence[TaskMessage]) -> _Store:
-    first = msgs[0].queue
-    for msg in msgs:
-        if msg.queue != first:
-            return _to_enqueue_several(msgs)
-    return _to_enqueue(msgs)
-
-
 def _to_enqueue_several(msgs: Sequence[TaskMessage]) -> _Store:
     at_most_a_batch(msgs)
-    places: dict[str, int] = {}
+    queues: list[str] = []
+    counts: list[Arg] = []
     tasks: list[str] = []
     args: list[Arg] = []
+    count, queue, prefix = 0, "", ""
     for msg in msgs:
-        tasks.append(keys.task(msg.queue, msg.id))
-        args += (places.setdefault(msg.queue, len(places) + 1), msg.id, encode_task(msg))
-    first, *others = map(keys.pending, places)
-    return _Store(_ENQUEUE_SEVERAL, tuple(places), msgs, first, [*others, *tasks], [len(places), *args])
+        if msg.queue != queue:
+            if count:
+                counts.append(count)
+            count, queue = 0, msg.queue
+            queues.append(queue)
+            prefix = keys.task_prefix(queue)
+        count += 1
+        tasks.append(prefix + msg.id)
+        args += (msg.id, encode_task(msg))
+    counts.append(count)
+    first, *others = map(keys.pending, queues)
+    all_args = [len(counts), *counts, *args]
+    return _Store(_ENQUEUE_SEVERAL, tuple(dict.fromkeys(queues)), msgs, first, [*others, *tasks], all_args)
 
 
 def _to_enqueue_unique(items: Sequence[Unique]) -> _Store:
@@ -307,7 +311,8 @@ def _to_add_to_group_unique(items: Sequence[Unique]) -> _Store:
 
 
 _STORES: dict[str, Callable[[Sequence[Any]], _Store]] = {
-    "enqueue": _to_enqueue_any,
+    "enqueue": _to_enqueue,
+    "enqueue_several": _to_enqueue_several,
     "enqueue_unique": _to_enqueue_unique,
     "schedule": _to_schedule,
     "schedule_unique": _to_schedule_unique,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -61,7 +62,12 @@ class Calls:
     def _check(self, route: str, msgs: Sequence[TaskMessage], caller: tuple[str, str], number: int) -> None:
         assert 1 <= len(msgs) <= MAX_BATCH
         assert len(msgs) == 1 or sum(msg.size for msg in msgs) <= MAX_BATCH_BYTES
-        assert (self.spans_queues and route == "enqueue") or len({msg.queue for msg in msgs}) == 1
+        runs = [queue for queue, _ in groupby(msg.queue for msg in msgs)]
+        if route == "enqueue_several":
+            assert self.spans_queues
+            assert 1 < len(runs) == len(set(runs)), "tasks of a queue are side by side"
+        else:
+            assert len(runs) == 1
         assert caller not in {each for _, _, each in self.under_way}, "a caller has one call at a time"
         assert number > self.numbers.get(caller, 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -13,6 +14,7 @@ from aioasynq.client import batcher
 from aioasynq.rdb import base, receipts
 from aioasynq.rdb.receipts import Receipt
 from aioasynq.rdb.script import Script
+from aioasynq.rdb.storing import AloneError
 from tests.server.stage import PATIENCE, assert_in_order, load_scripts, summed
 from tests.support.build import message
 from tests.support.proxy import Proxy, script
@@ -358,7 +360,8 @@ async def test_a_call_that_waits_for_a_name_is_answered_whatever_becomes_of_othe
         answers: list[asyncio.Future[object]] = [asyncio.get_running_loop().create_future() for _ in range(3)]
         for number, queues in enumerate(["a", "ab", "a"]):
             msgs = [message(f"{number}", queue) for queue in queues]
-            rdb.start_to("enqueue", msgs, Receipt(f"{number}", 1), answers[number].set_result)
+            operation = "enqueue_several" if len(queues) > 1 else "enqueue"
+            rdb.start_to(operation, msgs, Receipt(f"{number}", 1), answers[number].set_result)
         first, second, third = await asyncio.gather(*answers)
         rdb._closed = False
     assert (first, third) == ([None], [None])
@@ -377,3 +380,20 @@ async def test_one_of_several_queues_cannot_be_named(redis: Redis, proxy: MakePr
     assert await redis.smembers(keys.queues()) == {b"a", b"b", b"c"}
     for n, queue in enumerate(QUEUES):
         assert sorted(await pending(redis, queue)) == sorted(str(each) for each in range(n, 30, 3))
+
+
+@pytest.mark.no_cluster("each queue is a call of its own there")
+async def test_a_queue_may_have_several_runs_in_a_call(redis: Redis, redis_url: str) -> None:
+    """The batcher puts them side by side; whoever does not gets the same answers, if a little later."""
+    await redis.set(keys.pending("b"), "no list")
+    tasks = [("1", "a"), ("1", "b"), ("2", "a"), ("1", "b"), ("1", "a"), ("3", "a")]
+    async with asyncio.timeout(PATIENCE), RDB(redis_url) as rdb:
+        for number, again in ((1, False), (1, True), (2, False)):
+            answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            msgs = [message(task_id, queue) for task_id, queue in tasks]
+            rdb.start_to("enqueue_several", msgs, Receipt("me", number), answer.set_result)
+            told = [type(each) for each in await answer]
+            stored = type(None) if number == 1 else TaskIDConflictError
+            assert told == [stored, AloneError, stored, AloneError, TaskIDConflictError, stored], (number, again)
+    assert await pending(redis, "a") == ["1", "2", "3"]
+    assert await redis.keys(keys.task_prefix("b") + "*") == []

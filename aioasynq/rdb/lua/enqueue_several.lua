@@ -2,61 +2,59 @@
 -- uses: since, stored, may
 --
 -- KEYS[1]   receipt   string
--- KEYS[2..] pending   list; one for each queue; behind these
+-- KEYS[2..] pending   list; one for each run of tasks of a queue; behind these
 --           task      hash; one for each task
 -- ARGV[1]   number of the call
 -- ARGV[2]   now       unix seconds, or empty
--- ARGV[3]   how many queues
--- ARGV[4..] which of the queues, id, message; for each task
+-- ARGV[3]   how many runs
+-- ARGV[4..] how many tasks; for each run; behind these
+--           id, message; for each task
 --
 -- Returns for each task 1 when stored, 0 when its id is taken, -2 when its queue takes none: what Redis says of that it
 -- says to whoever enqueues into that queue alone.
 
 local call = redis.call
-local queues = tonumber(ARGV[3])
-local tasks = #KEYS - 1 - queues
+local runs = tonumber(ARGV[3])
+local before_keys, before_args = 1 + runs, 2 + runs
+local tasks = #KEYS - before_keys
 if ARGV[1] == "1" then -- else it could write a moment ago
-  for queue = 1, queues do
-    may("LPUSH", KEYS[1 + queue])
+  for run = 1, runs do
+    may("LPUSH", KEYS[1 + run])
   end
-  may("HSET", KEYS[2 + queues], "INCR", KEYS[1], "SET", KEYS[1])
+  may("HSET", KEYS[before_keys + 1], "INCR", KEYS[1], "SET", KEYS[1])
 end
 local before = told_before(KEYS[1], ARGV[1], tasks)
 if before then
   return before
 end
 local pending_since = since(ARGV[2])
-local answers, ids, places, new, refused = {}, {}, {}, {}, false
-for i = 1, tasks do
-  local task = KEYS[1 + queues + i]
-  local queue = tonumber(ARGV[3 * i + 1])
-  if new[task] then
-    answers[i] = 0
-    refused = true
-    table.insert(places[queue], i)
-  elseif call("EXISTS", task) == 1 then
-    answers[i] = 0
-    refused = true
-  else
-    new[task] = true
-    answers[i] = 1
-    if not ids[queue] then
-      ids[queue], places[queue] = {}, {}
-    end
-    table.insert(ids[queue], ARGV[3 * i + 2])
-    table.insert(places[queue], i)
-  end
-end
--- As in enqueue, the list comes first. Those of a queue are written one after another: so they lie side by side in
--- memory, as they will be read.
-for queue, added in pairs(ids) do
-  local closed = type(redis.pcall("LPUSH", KEYS[1 + queue], unpack(added))) == "table"
-  for _, i in ipairs(places[queue]) do
-    if closed then
-      answers[i] = -2
+local answers, new, refused, last = {}, {}, false, 0
+-- Run after run, so that tasks of a queue lie side by side in memory, as they will be read.
+for run = 1, runs do
+  local first, ids = last + 1, {}
+  last = last + tonumber(ARGV[3 + run])
+  for i = first, last do
+    local task = KEYS[before_keys + i]
+    if new[task] or call("EXISTS", task) == 1 then
+      answers[i] = 0
       refused = true
-    elseif answers[i] == 1 then
-      call("HSET", KEYS[1 + queues + i], "msg", ARGV[3 * i + 3], "state", "pending", "pending_since", pending_since)
+    else
+      new[task] = true
+      answers[i] = 1
+      ids[#ids + 1] = ARGV[before_args + 2 * i]
+    end
+  end
+  -- As in enqueue, the list comes first.
+  if ids[1] then
+    local closed = type(redis.pcall("LPUSH", KEYS[1 + run], unpack(ids))) == "table"
+    for i = first, last do
+      local task = KEYS[before_keys + i]
+      if closed and new[task] then
+        answers[i] = -2
+        refused = true
+      elseif answers[i] == 1 then
+        call("HSET", task, "msg", ARGV[before_args + 2 * i + 1], "state", "pending", "pending_since", pending_since)
+      end
     end
   end
 end
