@@ -36,7 +36,7 @@ for run = 1, runs do
   for i = first, last do
     local task = KEYS[before_keys + i]
     if new[task] or call("EXISTS", task) == 1 then
-      answers[i] = 0
+      answers[i] = new[task] == "closed" and -2 or 0
       refused = true
     else
       new[task] = true
@@ -50,8 +50,7 @@ for run = 1, runs do
     for i = first, last do
       local task = KEYS[before_keys + i]
       if closed and new[task] then
-        answers[i] = -2
-        refused = true
+        new[task], answers[i], refused = "closed", -2, true
       elseif answers[i] == 1 then
         call("HSET", task, "msg", ARGV[before_args + 2 * i + 1], "state", "pending", "pending_since", pending_since)
       end
