@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from msgspec import Struct
@@ -22,7 +21,7 @@ from aioasynq.errors import BrokerError, BrokerRefusedError
 from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES
 from aioasynq.rdb.pipe import SLOWEST
 from aioasynq.rdb.receipts import StoringReceipts
-from aioasynq.rdb.storing import AloneError, Scheduled, ScheduledUnique, Unique
+from aioasynq.rdb.storing import STORED_ONE, AloneError, Scheduled, ScheduledUnique, Unique
 
 if TYPE_CHECKING:
     from aioasynq.compose import Composed, Route
@@ -84,10 +83,15 @@ class Answers:
 class _Call(Struct, eq=False):
     """Tasks that were sent together."""
 
+    batcher: Batcher
     lane: _Lane
     batch: list[_Entry]
     size: int
     receipts: StoringReceipts  #: each has one call under way at a time
+
+    def on_answers(self, answers: StoredOrNot | BaseException) -> None:
+        """Hand the answers to those who wait for them."""
+        self.batcher._on_answers(self, answers)  # noqa: SLF001 - a part of it
 
 
 class _Lane:
@@ -97,7 +101,7 @@ class _Lane:
 
     def __init__(self, name: str, queue: str, route: Route) -> None:
         self.queue = queue
-        self.route = route
+        self.route: Route = route
         self.waiting: deque[_Entry] = deque()
         self.calls: list[_Call] = []  #: under way, the first one sent first
         self.size = 0  #: bytes of those
@@ -120,6 +124,9 @@ class Batcher:
     Args:
         name: makes its receipts its own.
         patience: seconds a task may wait while Redis answers nothing.
+
+    Attributes:
+        full: whether the next enqueue has to wait.
     """
 
     def __init__(self, rdb: RDB, name: str, patience: float) -> None:
@@ -130,15 +137,11 @@ class Batcher:
         self._alive = 0.0
         self._lanes: dict[tuple[str, Route], _Lane] = {}
         self._spans = rdb.spans_queues
+        self.full = False
         self._count = 0
         self._bytes = 0
         self._room = asyncio.Event()
-        self._answered = asyncio.Event()
-
-    @property
-    def full(self) -> bool:
-        """Whether the next enqueue has to wait."""
-        return self._count >= MAX_WAITING or self._bytes >= MAX_WAITING_BYTES
+        self._answered: asyncio.Event | None = None  #: for whoever waits until all is answered
 
     async def wait_for_room(self) -> None:
         """Wait until there is room for one more task.
@@ -170,9 +173,10 @@ class Batcher:
         """Take a task of *size* bytes; its answer, or a BrokerError in its place, goes to that place of *answers*."""
         now = self._loop.time()
         entry = (composed, size, answers, index, now)
-        lane = self._lane(
-            "" if self._spans and composed.route == "enqueue" else composed.msg.queue, composed.route, now
-        )
+        queue = "" if self._spans and composed.route == "enqueue" else composed.msg.queue
+        lane = self._lanes.get((queue, composed.route))
+        if lane is None or lane.timer is None:
+            lane = self._lane(queue, composed.route, now)
         if lane.last == 1 and not lane.calls and not lane.is_due:  # a lone one, as the last was
             self._start(lane, [entry], size, now)
             return
@@ -185,6 +189,8 @@ class Batcher:
     async def drain(self) -> None:
         """Wait until all is sent and answered."""
         while any(lane.calls or lane.waiting for lane in self._lanes.values()):
+            if self._answered is None:
+                self._answered = asyncio.Event()
             self._answered.clear()
             await self._answered.wait()
 
@@ -201,6 +207,7 @@ class Batcher:
         lane.waiting.append(entry)
         self._count += 1
         self._bytes += entry[1]
+        self.full = self._count >= MAX_WAITING or self._bytes >= MAX_WAITING_BYTES
 
     def _let_go_alone(self, entry: _Entry) -> None:
         """Send a task again, with those of its queue only; Redis has just answered."""
@@ -227,30 +234,32 @@ class Batcher:
             if not batch:
                 break
             self._start(lane, batch, size, self._loop.time())
-        if not lane.calls and not lane.waiting:
+        if not lane.calls and not lane.waiting and self._answered is not None:
             self._answered.set()  # all who waited have gone
 
     def _start(self, lane: _Lane, batch: list[_Entry], size: int, now: float) -> None:
-        call = _Call(lane, batch, size, lane.free.pop())
-        on_answers = partial(self._on_answers, call)
+        call = _Call(self, lane, batch, size, lane.free.pop())
         lane.calls.append(call)
         lane.size += size
         lane.last = len(batch)
         try:
             if lane.route == "enqueue" and len(batch) == 1:
-                self._rdb.start_one(batch[0][0].msg, call.receipts.next(now), on_answers)
+                self._rdb.start_one(batch[0][0].msg, call.receipts.next(now), call.on_answers, now)
             else:
-                self._rdb.start_to(*_operation(lane.route, batch), call.receipts.next(now), on_answers)
+                self._rdb.start_to(*_operation(lane.route, batch), call.receipts.next(now), call.on_answers)
         except Exception as exc:  # noqa: BLE001 - goes to those who wait for an answer
-            on_answers(exc)
+            call.on_answers(exc)
 
     def _on_answers(self, call: _Call, answers: StoredOrNot | BaseException) -> None:
-        """Hand the answers of a call to those who wait for them."""
         lane = call.lane
         lane.calls.remove(call)
         lane.size -= call.size
         lane.free.append(call.receipts)
-        if isinstance(answers, BaseException):
+        if answers is STORED_ONE:
+            self._alive = lane.alive = self._loop.time()
+            _, _, whose, index, _ = call.batch[0]
+            whose.give(index, None)
+        elif isinstance(answers, BaseException):
             self._on_failure(call, answers)
         else:
             self._alive = lane.alive = self._loop.time()
@@ -261,7 +270,8 @@ class Batcher:
                     entry[2].give(entry[3], answer)
         if lane.waiting:
             self._let_gather(lane)
-        self._answered.set()
+        if self._answered is not None:
+            self._answered.set()
 
     def _on_failure(self, call: _Call, failed: BaseException) -> None:
         lane = call.lane
@@ -336,6 +346,7 @@ class Batcher:
             waiting.popleft()
         self._count -= len(batch) + gone
         self._bytes -= size + gone_size
+        self.full = self._count >= MAX_WAITING or self._bytes >= MAX_WAITING_BYTES
         if not self.full:
             self._room.set()
         return batch, size

@@ -180,7 +180,7 @@ class Operations:
         """
         packed = pack_any(("EVALSHA", script.sha, len(keys), *keys, *args))
         size = len(packed)
-        end = asyncio.get_running_loop().time() + self._timeout + size / SLOWEST
+        end = asyncio.get_running_loop().time() + self._allowance(size)
         if copies is not None:
             end += copies.seconds
         shares = size <= MAX_SHARED
@@ -192,6 +192,10 @@ class Operations:
             self._check_open(script.name)
             # Of a Cluster: calls each take a connection of its client, which waits for a silent node for ever.
             started.go_on(attempt=ATTEMPT_TIMEOUT + size / SLOWEST if self._is_cluster and copies is None else math.inf)
+
+    def _allowance(self, size: int) -> float:
+        """Seconds that a call of *size* bytes may take."""
+        return self._timeout + size / SLOWEST
 
     async def command(self, *words: Arg, **options: Any) -> Any:
         """One attempt at a command, on the connection that calls share where there is one; the reply as it comes.

@@ -8,19 +8,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
+
+from msgspec import Struct
 
 from aioasynq import keys
 from aioasynq.errors import DuplicateTaskError, NotReplicatedError, TaskError, TaskIDConflictError
 from aioasynq.message import TaskMessage
 from aioasynq.proto.codec import encode_task
-from aioasynq.rdb.base import Arg, Operations, at_most_a_batch
-from aioasynq.rdb.pipe import OnReply
+from aioasynq.rdb.base import MAX_SHARED, Arg, Operations, at_most_a_batch
+from aioasynq.rdb.pipe import OnReply, pack
 from aioasynq.rdb.receipts import Receipt
 from aioasynq.rdb.script import Script
-from aioasynq.rdb.started import Copied, Copies
+from aioasynq.rdb.started import Copied, Copies, Started
 
 _STORED = [1]  # what Redis answers when it has stored one task
+STORED_ONE: StoredOrNot = [None]  #: the answer to a call of one task that was stored
 REGISTER_AGAIN = 60.0  #: seconds after which a queue's name is written again, in case somebody removed it
 
 Stored: TypeAlias = "list[TaskError | None]"  #: for each task None, or why it was not stored
@@ -122,20 +126,40 @@ class Storing(Operations):
         self._start_named(_STORES[operation](items), receipt, on_answers)
 
     def start_one(
-        self, msg: TaskMessage, receipt: Receipt, on_answers: Callable[[StoredOrNot | BaseException], None]
+        self, msg: TaskMessage, receipt: Receipt, on_answers: Callable[[StoredOrNot | BaseException], None], now: float
     ) -> None:
-        """The same for ``enqueue`` and one task. A lone caller waits for all that is done here, so it is little."""
-        queue, task_id = msg.queue, msg.id
-        if self._copies is not None or time.monotonic() >= self._registered.get(queue, 0.0):
+        """The same for ``enqueue`` and one task, :data:`STORED_ONE` as the answer; *now* is by the loop's clock.
+
+        A lone caller waits for all that is done here, so it is little.
+        """
+        queue, pipe = msg.queue, self._pipe
+        is_named = time.monotonic() < self._registered.get(queue, 0.0)
+        if not is_named or pipe is None or not pipe.is_usable or self._copies is not None:
             self.start_to("enqueue", (msg,), receipt, on_answers)
             return
-        places = (keys.receipt(queue, receipt.caller), keys.pending(queue), keys.task_prefix(queue) + task_id)
-        args = (receipt.number, self.clock_argument(), task_id, encode_task(msg))
+        packed = _packed(msg, receipt, self.clock_argument())
+        if len(packed) > MAX_SHARED:
+            self.start_to("enqueue", (msg,), receipt, on_answers)
+            return
+        pipe.send(packed, _One(self, msg, receipt, on_answers, len(packed), now).on_reply)
 
-        def on_answer(answers: Any) -> None:
-            on_answers([None] if answers == _STORED else _stored(_to_enqueue((msg,)), answers))
-
-        self._start(_ENQUEUE, places, args, on_answer)
+    def _go_on_with(self, one: _One, reply: Any) -> None:
+        """Take the way of all calls with one that did not just store its task."""
+        store = _to_enqueue((one.msg,))
+        places, args = self._call(store, one.receipt)
+        started = Started(
+            self,
+            store.script,
+            places,
+            args,
+            None,
+            lambda answers: one.on_answers(_stored(store, answers)),
+            one.now + self._allowance(one.size),
+            shares=True,
+            writes=True,
+            copies=None,
+        )
+        started.on_reply(reply)
 
     @property
     def spans_queues(self) -> bool:
@@ -217,6 +241,43 @@ class Storing(Operations):
     def forget_queue(self, queue: str) -> None:
         """Register *queue* anew with its next task."""
         self._registered.pop(queue, None)
+
+
+class _One(Struct, eq=False):
+    """A call that stores one task. What it takes to make it again is made only then."""
+
+    rdb: Storing
+    msg: TaskMessage
+    receipt: Receipt
+    on_answers: Callable[[StoredOrNot | BaseException], None]
+    size: int  #: bytes
+    now: float  #: when it was made, by the loop's clock
+
+    def on_reply(self, reply: Any) -> None:
+        if reply == _STORED:
+            self.on_answers(STORED_ONE)
+        else:
+            self.rdb._go_on_with(self, reply)  # noqa: SLF001 - a part of it
+
+
+# Such calls differ in their number and in the task; what is before these is kept, and joined with them in half of the
+# time that packing a call takes.
+
+
+@lru_cache(maxsize=256)
+def _before(queue: str, caller: str) -> tuple[bytes, bytes]:
+    """How a call of *caller* that enqueues one task begins, and what is before the task's id in its key."""
+    head = pack(("EVALSHA", _ENQUEUE.sha, 3, keys.receipt(queue, caller), keys.pending(queue)))
+    return head.replace(b"*5\r\n", b"*10\r\n", 1), keys.task_prefix(queue).encode()
+
+
+def _packed(msg: TaskMessage, receipt: Receipt, clock: str) -> bytes:
+    """The call that enqueues one task, as Redis reads it."""
+    head, prefix = _before(msg.queue, receipt.caller)
+    number, now, task_id, data = b"%d" % receipt.number, clock.encode(), msg.id.encode(), encode_task(msg)
+    size = len(task_id)
+    words = (len(prefix) + size, prefix, task_id, len(number), number, len(now), now, size, task_id, len(data), data)
+    return head + b"$%d\r\n%b%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % words
 
 
 class _Store(NamedTuple):

@@ -56,7 +56,8 @@ class Calls:
         self.sent.update(msg.id for msg in msgs)
         self.under_way.append((msgs, on_answers, caller))
 
-    def start_one(self, msg: TaskMessage, receipt: Receipt, on_answers: Callable[[Any], None]) -> None:
+    def start_one(self, msg: TaskMessage, receipt: Receipt, on_answers: Callable[[Any], None], now: float) -> None:
+        assert now <= asyncio.get_running_loop().time()
         self.start_to("enqueue", [msg], receipt, on_answers)
 
     def _check(self, route: str, msgs: Sequence[TaskMessage], caller: tuple[str, str], number: int) -> None:

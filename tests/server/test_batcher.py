@@ -397,3 +397,18 @@ async def test_a_queue_may_have_several_runs_in_a_call(redis: Redis, redis_url: 
             assert told == [stored, AloneError, stored, AloneError, TaskIDConflictError, stored], (number, again)
     assert await pending(redis, "a") == ["1", "2", "3"]
     assert await redis.keys(keys.task_prefix("b") + "*") == []
+
+
+@pytest.mark.no_cluster("there it is a call like any other")
+async def test_a_lone_one_is_tried_for_as_long_as_any_call(proxy: MakeProxy) -> None:
+    """Its limit counts from when it was made, although what it takes to repeat it is made later."""
+    between = await proxy()
+    async with asyncio.timeout(PATIENCE), RDB(between.url, operation_timeout=0.5) as rdb:
+        assert await rdb.enqueue([message("first", "a")]) == [None]
+        await rdb.ping()
+        between.cut_before(ENQUEUE, times=None)
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        rdb.start_one(message("second", "a"), Receipt("me", 1), answer.set_result, asyncio.get_running_loop().time())
+        failed = await answer
+    assert isinstance(failed, BrokerError)
+    assert failed.maybe_done
