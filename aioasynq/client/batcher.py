@@ -11,6 +11,7 @@ sent again with its own, so that nobody is told of another's trouble.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -169,22 +170,30 @@ class Batcher:
         """Room for the answers to *count* tasks."""
         return Answers(count, self._loop)
 
-    def add(self, composed: Composed, size: int, answers: Answer | Answers, index: int = 0) -> None:
-        """Take a task of *size* bytes; its answer, or a BrokerError in its place, goes to that place of *answers*."""
+    def add(self, composed: Composed, size: int, answers: Answer | Answers, index: int = 0, worth: int = FULL) -> None:
+        """Take a task of *size* bytes; its answer, or a BrokerError in its place, goes to that place of *answers*.
+
+        *worth* is how many tasks are worth a call while another is under way; 1 with the last of many.
+        """
         now = self._loop.time()
         entry = (composed, size, answers, index, now)
         queue = "" if self._spans and composed.route == "enqueue" else composed.msg.queue
         lane = self._lanes.get((queue, composed.route))
         if lane is None or lane.timer is None:
             lane = self._lane(queue, composed.route, now)
-        if lane.last == 1 and not lane.calls and not lane.is_due:  # a lone one, as the last was
+        if lane.last == 1 and not lane.calls and not lane.is_due and type(answers) is Answer:  # lone, as the last was
             self._start(lane, [entry], size, now)
             return
         self._let_wait(lane, entry)
-        if len(lane.waiting) >= FULL:
-            self._send(lane)
+        if len(lane.waiting) >= worth:
+            self._send(lane, worth)
         elif not lane.calls:
             self._let_gather(lane)
+
+    @staticmethod
+    def worth(count: int) -> int:
+        """How many of *count* tasks that come at once are worth a call, so that hardly any wait for an answer."""
+        return max(FULL, min(MAX_BATCH, math.ceil(count / CALLS)))
 
     async def drain(self) -> None:
         """Wait until all is sent and answered."""
@@ -227,9 +236,9 @@ class Batcher:
         lane.is_due = False
         self._send(lane)
 
-    def _send(self, lane: _Lane) -> None:
-        """Send what waits if no call is under way, and only full batches beside others."""
-        while lane.waiting and (not lane.calls or (lane.free and len(lane.waiting) >= FULL and self._rdb.is_ordered)):
+    def _send(self, lane: _Lane, worth: int = FULL) -> None:
+        """Send what waits if no call is under way, and beside others only what is worth a call."""
+        while lane.waiting and (not lane.calls or (lane.free and len(lane.waiting) >= worth and self._rdb.is_ordered)):
             batch, size = self._take(lane)
             if not batch:
                 break

@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from aioasynq.client.batcher import Batcher
+from aioasynq.client.batcher import Answers, Batcher
 from aioasynq.client.portal import Portal, is_in_loop
 from aioasynq.client.results import Results
 from aioasynq.compose import Composed, compose, task_info
@@ -23,7 +23,7 @@ from aioasynq.hooks import EnqueueHook, enqueue_hooks, tell
 from aioasynq.keys import check_queue_name
 from aioasynq.observer import Observer, Sending, check_observers
 from aioasynq.options import EMPTY, Options, OptionsDict
-from aioasynq.rdb.base import OPERATION_TIMEOUT
+from aioasynq.rdb.base import MAX_BATCH, OPERATION_TIMEOUT
 from aioasynq.rdb.rdb import RDB, open_rdb
 from aioasynq.rdb.started import Copies
 from aioasynq.task import DEFAULT_QUEUE, Progress, Task, TaskInfo
@@ -169,10 +169,7 @@ class Client:
         sending = self._observe(work) if self._observers else None
         answers = batcher.answers(len(work))
         try:
-            for index, (composed, size) in enumerate(zip(work, sizes, strict=True)):
-                if batcher.full:
-                    await batcher.wait_for_room()
-                batcher.add(composed, size, answers, index)
+            await _hand_over(batcher, work, sizes, answers)
             infos: list[TaskInfo | AioasynqError] = [_info(composed) for composed in work]  # while Redis is at work
             refusals = await answers.all
         except BaseException as exc:  # cancelled, or Redis is silent
@@ -418,6 +415,16 @@ async def _twin(rdb: RDB, **settings: Any) -> AsyncGenerator[Client]:
     """A client with these settings, and connections of its own, in this loop."""
     async with rdb.twin() as twin, Client(twin, **settings) as client:
         yield client
+
+
+async def _hand_over(batcher: Batcher, work: list[Composed], sizes: list[int], answers: Answers) -> None:
+    worth, last = batcher.worth(len(work)), len(work) - 1
+    for index, (composed, size) in enumerate(zip(work, sizes, strict=True)):
+        if batcher.full:
+            await batcher.wait_for_room()
+        batcher.add(composed, size, answers, index, worth if index < last else 1)
+        if index % MAX_BATCH == MAX_BATCH - 1:
+            await asyncio.sleep(0)  # so that answers come in, and others have a turn
 
 
 def _info(composed: Composed) -> TaskInfo:

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from aioasynq.client import batcher
-from aioasynq.client.batcher import CALLS, Answer, Batcher
+from aioasynq.client.batcher import CALLS, Answer, Answers, Batcher
 from aioasynq.compose import Composed
 from aioasynq.errors import BrokerError, BrokerRefusedError, TaskIDConflictError
 from aioasynq.message import TaskMessage
 from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES
 from aioasynq.rdb.receipts import Receipt
-from aioasynq.rdb.storing import AloneError, Scheduled
+from aioasynq.rdb.storing import STORED_ONE, AloneError, Scheduled
 from aioasynq.task import TaskState
 from tests.support.build import message
 
@@ -79,7 +79,7 @@ class Calls:
             how = "stored"  # of one queue no task is to go alone
         match how:
             case "stored":
-                on_answers([None] * len(msgs))
+                on_answers(STORED_ONE if len(msgs) == 1 else [None] * len(msgs))
             case "some alone":
                 on_answers([AloneError() if msg.queue == "b" else None for msg in msgs])
             case "some taken":
@@ -104,7 +104,8 @@ ANSWERED = st.tuples(st.just("answered"), st.integers(0, 7), st.sampled_from(HOW
 GIVES_UP = st.tuples(st.just("gives up"), st.integers(0, 200), st.just(""), st.just(0))
 TURN = st.tuples(st.just("turn"), st.just(0), st.just(""), st.just(0))
 MANY = st.tuples(st.just("many"), st.sampled_from(QUEUES), st.integers(0, 3), st.integers(1, 60))
-STEPS = st.lists(st.one_of(COMES, COMES, COMES, MANY, ANSWERED, ANSWERED, GIVES_UP, TURN), max_size=60)
+BULK = st.tuples(st.just("bulk"), st.sampled_from(QUEUES), st.integers(0, 3), st.integers(1, 300))
+STEPS = st.lists(st.one_of(COMES, COMES, COMES, MANY, BULK, ANSWERED, ANSWERED, GIVES_UP, TURN), max_size=60)
 SIZES = [1, 100, MAX_BATCH_BYTES // 3, MAX_BATCH_BYTES + 1]
 PAYLOADS = {size: b"x" * size for size in SIZES}
 
@@ -132,6 +133,7 @@ class Game:
         self.calls = Calls(spans=spans, ordered=ordered)
         self.batcher = Batcher(self.calls, "test", patience=3600)  # type: ignore[arg-type]  # what it sees of one
         self.asked: dict[str, Answer] = {}
+        self.bulks: list[tuple[list[str], Answers]] = []
         self.told: dict[str, list[str]] = {}
         self.withdrawn: set[str] = set()
 
@@ -140,6 +142,16 @@ class Game:
         answer = self.asked[msg.id] = self.batcher.answer()
         when = "+1.000" if route == "schedule" else ""
         self.batcher.add(Composed(msg, route, when, 0, TaskState.PENDING, None), size, answer)
+
+    def come_together(self, queue: str, size: int, count: int) -> None:
+        """As enqueue_many hands them over."""
+        answers, worth = self.batcher.answers(count), self.batcher.worth(count)
+        ids = [f"{len(self.bulks)}:{number}" for number in range(count)]
+        self.bulks.append((ids, answers))
+        for number, task_id in enumerate(ids):
+            msg = message(task_id, QUEUES[number % 3] if queue == "a" else queue, payload=PAYLOADS[size])
+            composed = Composed(msg, "enqueue", "", 0, TaskState.PENDING, None)
+            self.batcher.add(composed, size, answers, number, worth if number < count - 1 else 1)
 
     def replies(self, which: int, how: str) -> None:
         if self.calls.under_way:
@@ -160,6 +172,8 @@ class Game:
             case "many":
                 for number in range(third):
                     self.comes(QUEUES[number % 3] if first == "a" else first, "enqueue", SIZES[second])
+            case "bulk":
+                self.come_together(first, SIZES[second], third if SIZES[second] < 1000 else min(third, 8))
             case "answered":
                 self.replies(first, second)
             case "gives up":
@@ -191,6 +205,9 @@ class Game:
                 assert task_id not in self.told, "it was withdrawn before it was sent"
             elif not answer.all.cancelled():
                 assert is_true(answer.all.result(), self.told[task_id]), (answer.all.result(), self.told[task_id])
+        for ids, answers in self.bulks:
+            for task_id, told in zip(ids, answers.all.result(), strict=True):
+                assert is_true(told, self.told[task_id]), (told, self.told[task_id])
 
 
 async def play(steps: Sequence[tuple[str, Any, Any, int]], *, spans: bool, ordered: bool) -> None:

@@ -73,17 +73,42 @@ async def test_of_very_many_a_few_calls_are_under_way_and_the_rest_share_the_nex
     assert await pending(redis) == ["first", *map(str, range(count))]
 
 
+@pytest.mark.no_cluster("calls are not written one behind the other there")
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [(1, [1]), (2, [2]), (24, [24]), (30, [24, 6]), (100, [25] * 4), (1000, [250] * 4), (1030, [256] * 4 + [6])],
+)
+async def test_a_bulk_is_as_few_calls_as_may_be_under_way(
+    redis: Redis, redis_url: str, count: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the first and the last of its tasks wait for no answer to others, unless they are very many."""
+    async with asyncio.timeout(PATIENCE), Client(redis_url) as client:
+        await client.enqueue(Task("work"), task_id="first")
+        assert client._batcher is not None
+        sent: list[int] = []
+        start = client._batcher._start
+
+        def spy(lane: Any, batch: list[Any], *more: Any) -> None:
+            sent.append(len(batch))
+            start(lane, batch, *more)
+
+        monkeypatch.setattr(client._batcher, "_start", spy)
+        await client.enqueue_many([Task("work", task_id=str(n)) for n in range(count)])
+    assert sent == sizes
+    assert await pending(redis) == ["first", *map(str, range(count))]
+
+
 async def test_full_batches_do_not_wait_for_each_other(redis: Redis, proxy: MakeProxy) -> None:
     between = await proxy()
     async with asyncio.timeout(PATIENCE), Client(between.url, operation_timeout=10) as client:
         await client.enqueue(Task("work"), task_id="first")
         between.black_hole()
         under_way = asyncio.create_task(client.enqueue_many([Task("work", task_id=str(n)) for n in range(1000)]))
-        await asyncio.sleep(0)
+        for _ in range(10):  # it lets others have a turn now and then
+            await asyncio.sleep(0)
         assert client._batcher is not None
         [lane] = client._batcher._lanes.values()
-        sent = [len(call.batch) for call in lane.calls]
-        assert sent == [1, *[batcher.FULL] * (batcher.CALLS - 1)]
+        assert [len(call.batch) for call in lane.calls] == [1000 // batcher.CALLS] * batcher.CALLS
         between.resume()
         infos = await under_way
     assert [info.id for info in infos if isinstance(info, TaskInfo)] == [str(n) for n in range(1000)]
@@ -169,7 +194,7 @@ async def test_a_bulk_that_was_cancelled_withdraws_what_was_not_sent(redis: Redi
             await bulk
         between.resume()
         await client.enqueue(Task("work"), task_id="last")
-    sent = 1 + batcher.FULL * (batcher.CALLS - 1)
+    sent = 1000 // batcher.CALLS  # the others were still to be handed over
     assert await pending(redis) == ["first", *map(str, range(sent)), "last"]
 
 
