@@ -83,8 +83,8 @@ def test_a_run_is_saved_read_and_reported(tmp_path):
 
 def test_a_run_that_was_broken_off_says_so():
     run = Run({"cores": 2}, {OURS: "1", GO: "0.26"}, {}, 2, 1)
-    run.cells = [CellResult(work, system, 0, {"rate": 1.0}) for work in ("W1", "W3") for system in (OURS, GO)]
-    run.cells += [CellResult("W1", OURS, 1, {"rate": 1.0}), CellResult("W1", GO, 1, error="no Redis")]
+    run.cells = [CellResult(work, system, 0, {"rate": 1.0}) for work in ("W2", "W3") for system in (OURS, GO)]
+    run.cells += [CellResult("W2", OURS, 1, {"rate": 1.0}), CellResult("W2", GO, 1, error="no Redis")]
     run.cells += [CellResult("W3", OURS, 1, {"rate": 1.0})]
     assert "broken off: W3: no whole last round" in report.about(run)
     run.cells += [CellResult("W3", GO, 1, {"rate": 1.0})]
