@@ -594,3 +594,37 @@ async def test_progress_that_is_none_is_passed_over(rdb, redis_target, fraction)
     await active("a", tasks={"a": {"progress": fraction, "progress_text": "x"}}).write(redis_target, QUEUE)
     expected = {"7": Progress(1.0, "x"), "nan": Progress(0.0, "x")}.get(fraction)
     assert await rdb.read_step(QUEUE, "a") == ("active", expected)
+
+
+@pytest.mark.parametrize(
+    ("standing", "ended", "left"),  # as the list stands, the one that was taken first on the right
+    [
+        ("edcba", "abc", "ed"),
+        ("edcba", "cab", "ed"),
+        ("edcba", "bcd", "ea"),
+        ("edcba", "acde", "b"),
+        ("edcba", "abcde", ""),
+        ("edcba", "ab", "edc"),
+        ("abcba", "abc", "ab"),
+        ("dcbaa", "abc", "da"),
+        ("ba", "abc", ""),
+        ("", "abc", ""),
+    ],
+)
+@pytest.mark.parametrize("retention", [0, 3600])
+async def test_those_that_succeeded_leave_the_list_whatever_stands_between(
+    rdb, redis_target, standing, ended, left, retention
+):
+    ids = {*standing, *ended}
+    await write_all(redis_target, {QUEUE: active(*sorted(ids))})
+    place = keys.active(QUEUE)
+    await redis_target.delete(place)
+    if standing:
+        await redis_target.rpush(place, *standing)
+    mine = [held(task_id, msg=message(task_id, retention=retention)) for task_id in ended]
+    done = rdb.mark_as_complete([Completed(leased, None) for leased in mine]) if retention else rdb.done(mine)
+    assert await done == [True] * len(ended)
+    assert b"".join(await redis_target.lrange(place, 0, -1)).decode() == left
+    states = {task_id: await redis_target.hget(keys.task(QUEUE, task_id), "state") for task_id in ids}
+    gone = b"completed" if retention else None
+    assert states == {task_id: gone if task_id in ended else b"active" for task_id in ids}

@@ -1,5 +1,5 @@
 -- done: forget tasks that succeeded.
--- uses: clock, receipt, may, mine, leases, count
+-- uses: clock, receipt, may, mine, leases, active, count
 --
 -- KEYS[1]   receipt   string
 -- KEYS[2]   active    list
@@ -18,7 +18,8 @@ local before = repeated(KEYS[1], ARGV[1])
 if before then
   return before
 end
-may("LREM", KEYS[2], "ZREM", KEYS[3], "DEL", KEYS[6], "INCRBY", KEYS[4], "EXPIREAT", KEYS[5], "SET", KEYS[1])
+may("LREM", KEYS[2], "LTRIM", KEYS[2], "ZREM", KEYS[3], "DEL", KEYS[6])
+may("INCRBY", KEYS[4], "EXPIREAT", KEYS[5], "SET", KEYS[1])
 local now = clock(ARGV[2])
 local leases, gone = leases_of(KEYS[3], 3, 3), {}
 local answers, doomed, key = {}, {}, 6
@@ -30,7 +31,6 @@ for i = 3, #ARGV, 3 do
     key = key + 1
   end
   if mine(task, leases[id], ARGV[i + 1]) then
-    call("LREM", KEYS[2], -1, id) -- the oldest stand last; what is there twice is a matter for repair
     leases[id] = false
     gone[#gone + 1] = id
     doomed[#doomed + 1] = task
@@ -45,6 +45,7 @@ end
 if #gone == 0 then
   return answers
 end
+off_active(KEYS[2], gone)
 call("ZREM", KEYS[3], unpack(gone))
 call("DEL", unpack(doomed))
 count(KEYS[4], KEYS[5], #gone, now)

@@ -1,5 +1,5 @@
 -- mark_as_complete: keep tasks that succeeded for their retention.
--- uses: clock, receipt, may, mine, leases, count, awaited
+-- uses: clock, receipt, may, mine, leases, active, count, awaited
 --
 -- KEYS[1]   receipt    string
 -- KEYS[2]   active     list
@@ -20,11 +20,12 @@ if before then
   return before
 end
 redis.call("ZCARD", KEYS[6]) -- fails here, before anything is written, when the key is no sorted set
-may("LREM", KEYS[2], "ZREM", KEYS[3], "ZADD", KEYS[6], "HSET", KEYS[7], "HDEL", KEYS[7], "DEL", KEYS[7])
+may("LREM", KEYS[2], "LTRIM", KEYS[2], "ZREM", KEYS[3], "ZADD", KEYS[6])
+may("HSET", KEYS[7], "HDEL", KEYS[7], "DEL", KEYS[7])
 may("INCRBY", KEYS[4], "EXPIREAT", KEYS[5], "SET", KEYS[1])
 local now = clock(ARGV[2])
 local leases, gone = leases_of(KEYS[3], 3, 7), {}
-local answers, scores, locks, key = {}, {}, {}, 7
+local answers, scores, ours, locks, key = {}, {}, {}, {}, 7
 for i = 3, #ARGV, 7 do
   local id, task, unique = ARGV[i], KEYS[key], nil
   key = key + 1
@@ -33,20 +34,11 @@ for i = 3, #ARGV, 7 do
     key = key + 1
   end
   if mine(task, leases[id], ARGV[i + 1]) then
-    redis.call("LREM", KEYS[2], -1, id) -- the oldest stand last; what is there twice is a matter for repair
     leases[id] = false
     gone[#gone + 1] = id
+    ours[#ours + 1] = { i, task, unique }
     scores[#scores + 1] = math.floor(now) + tonumber(ARGV[i + 4])
     scores[#scores + 1] = id
-    if ARGV[i + 5] == "1" then
-      redis.call("HSET", task, "msg", ARGV[i + 3], "state", "completed", "result", ARGV[i + 6])
-    else
-      redis.call("HSET", task, "msg", ARGV[i + 3], "state", "completed")
-    end
-    redis.call("HDEL", task, "owner", "recovered")
-    if unique and redis.pcall("GET", unique) == id then
-      locks[#locks + 1] = unique
-    end
     answers[#answers + 1] = 1
   else
     answers[#answers + 1] = 0
@@ -54,6 +46,19 @@ for i = 3, #ARGV, 7 do
 end
 if #gone == 0 then
   return answers
+end
+off_active(KEYS[2], gone) -- first: it passes when memory is full, and then the rest does too
+for _, each in ipairs(ours) do
+  local i, task, unique = each[1], each[2], each[3]
+  if ARGV[i + 5] == "1" then
+    redis.call("HSET", task, "msg", ARGV[i + 3], "state", "completed", "result", ARGV[i + 6])
+  else
+    redis.call("HSET", task, "msg", ARGV[i + 3], "state", "completed")
+  end
+  redis.call("HDEL", task, "owner", "recovered")
+  if unique and redis.pcall("GET", unique) == ARGV[i] then
+    locks[#locks + 1] = unique
+  end
 end
 redis.call("ZADD", KEYS[6], unpack(scores))
 redis.call("ZREM", KEYS[3], unpack(gone))
