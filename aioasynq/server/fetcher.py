@@ -20,6 +20,7 @@ from aioasynq.queues import draw, in_priority_order
 from aioasynq.rdb.lifecycle import Batch, Killed, Leased
 from aioasynq.rdb.receipts import Receipts
 from aioasynq.rdb.waiting import LONGEST_WAIT, Ride, WaitingConnection
+from aioasynq.server.distance import Distance
 from aioasynq.server.outcome import Requeued
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ log = logging.getLogger(__name__)
 MAX_FETCH = 128  #: tasks in one fetch
 GROWTH = 4  #: times as many tasks a fetch is for, after one that has brought all it was for; the first is for one
 MIN_ROUND = 4  #: tasks in a fetch, where as many places are free, however few there are in all
-NEAR = 0.003  #: seconds the quickest fetch takes at most when Redis is near; else round trips are what costs time
 MAX_WAITS = 4  #: queues that are waited for; the others are looked at
 MAX_RANK = 2  #: idle servers that wait for a queue; the others look, or every push would wake them all
 LOOK_INTERVAL = 1.0  #: seconds between two looks at a queue that is not waited for
@@ -114,7 +114,7 @@ class Fetcher:
         self._half = math.ceil(config.concurrency / 2)
         self._few = max(MIN_ROUND, math.ceil(config.concurrency / 5))
         self._are_quick = False  #: hardly a handler was left running when the last fetch was answered
-        self._quickest = math.inf  #: fetch of this round, seconds
+        self._distance = Distance()
         self._fetch_number = 0
         self._wake = asyncio.Event()
         self._stopping = False
@@ -182,7 +182,7 @@ class Fetcher:
         Where they take their time it is for a fifth: those that begin together end together, and the more they are,
         the longer they wait for each other's calls.
         """
-        is_near, self._quickest = self._quickest < NEAR, math.inf
+        is_near = self._distance.is_near
         if is_near:
             places = min(places, self._half if self._are_quick else self._few)
         if self._config.strict_priority:
@@ -218,7 +218,7 @@ class Fetcher:
             self._look_later(state)
             return
         count = min(places, state.limit)
-        asked = time.monotonic()
+        asked, cpu = time.monotonic(), time.thread_time()
         try:
             batch = await self._until_answered(state, count)
         except BrokerError as exc:
@@ -226,7 +226,8 @@ class Fetcher:
             self._look_later(state, self._contact.lost(exc))
             return
         self._contact.made()
-        self._quickest = min(self._quickest, time.monotonic() - asked)
+        now = time.monotonic()
+        self._distance.answered(now - asked - (time.thread_time() - cpu), now)
         self._are_quick = self._consumers.busy <= self._few
         if batch.paused:
             self._sleep(state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from redis.asyncio import Redis
 
 from aioasynq import RDB, Client, Server, Task
 from aioasynq.rdb.lifecycle import Batch
-from aioasynq.server import fetcher
+from aioasynq.server import distance
 from tests.server.stage import PATIENCE, Stage, load_scripts
 
 
@@ -51,7 +52,7 @@ async def test_near_a_fetch_is_for_a_fifth_of_the_places_or_half_of_them_where_h
     queues: list[str],
     strict: bool,
 ) -> None:
-    monkeypatch.setattr(fetcher, "NEAR", near)
+    monkeypatch.setattr(distance, "NEAR", near)
     await load_scripts(redis)
     stage = Stage()
     if takes_time:
@@ -68,3 +69,32 @@ async def test_near_a_fetch_is_for_a_fifth_of_the_places_or_half_of_them_where_h
     assert max(stage.began.times.values()) == 1
     if near:
         assert max(asked) <= 50
+
+
+async def test_what_the_event_loop_computes_meanwhile_makes_redis_no_farther(
+    redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    burnt = 0.05
+    told: list[float] = []
+    dequeue, answered = RDB.dequeue, distance.Distance.answered
+
+    async def busy(self: RDB, *queues: str, **more: Any) -> Batch:
+        batch = await dequeue(self, *queues, **more)
+        end = time.thread_time() + burnt
+        while time.thread_time() < end:
+            pass
+        return batch
+
+    def listen(self: distance.Distance, seconds: float, now: float) -> None:
+        told.append(seconds)
+        answered(self, seconds, now)
+
+    monkeypatch.setattr(RDB, "dequeue", busy)
+    monkeypatch.setattr(distance.Distance, "answered", listen)
+    await load_scripts(redis)
+    stage = Stage()
+    async with asyncio.timeout(PATIENCE), Client(redis_url) as client:
+        await client.enqueue_many([Task("work") for _ in range(50)])
+        async with Server(redis_url, stage.mux, concurrency=5):
+            await stage.began.until(50)
+    assert min(told) < burnt
