@@ -165,11 +165,16 @@ class Fetcher:
     # ── asking ──
 
     def _places(self) -> int:
-        """Free consumers, less those kept for rides. None while too many outcomes wait to be written."""
-        concurrency = self._config.concurrency
-        if self._settler.pressing >= concurrency:
+        """Free consumers, less those kept for rides. None while more outcomes wait to be written than consumers are.
+
+        As many as these are no reason to wait: where several queues have tasks, the outcomes of two fetches are often
+        under way at once. Then one place stays free, so that what runs and what waits to be written are together fewer
+        than twice the concurrency: a crash makes no more tasks run again.
+        """
+        concurrency, pressing = self._config.concurrency, self._settler.pressing
+        if pressing > concurrency:
             return 0
-        return concurrency - self._consumers.busy - self._riding()
+        return concurrency - (pressing == concurrency) - self._consumers.busy - self._riding()
 
     def _riding(self) -> int:
         return sum(state.riding for state in self._queues.values())
@@ -213,7 +218,7 @@ class Fetcher:
 
     async def _fetch(self, state: _Queue, places: int) -> None:
         """Ask one queue for tasks; what is wrong with it keeps no other from being asked."""
-        if self._settler.of_queue[state.name] >= self._config.concurrency:  # Redis refuses what its tasks ended with
+        if self._settler.refused(state.name) >= self._config.concurrency:
             self._sleep(state)
             self._look_later(state)
             return

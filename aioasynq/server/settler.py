@@ -129,6 +129,10 @@ class Settler:
             return self.unsettled
         return self.unsettled - sum(self.of_queue[queue] for queue in {lane.queue for lane in self._refused})
 
+    def refused(self, queue: str) -> int:
+        """Outcomes of a queue that are not written yet because Redis refuses them."""
+        return self.of_queue[queue] if any(lane.queue == queue for lane in self._refused) else 0
+
     async def drain(self, limit: float) -> int:
         """Wait until all is written, at most *limit* seconds; how many outcomes are left."""
         try:

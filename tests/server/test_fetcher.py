@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from aioasynq import RDB, Client, Server, Task
-from aioasynq.rdb.lifecycle import Batch
+from aioasynq import RDB, BrokerError, Client, Server, Task
+from aioasynq.rdb.lifecycle import Batch, Leased
 from aioasynq.server import distance
 from tests.server.stage import PATIENCE, Stage, load_scripts
 
@@ -98,3 +99,64 @@ async def test_what_the_event_loop_computes_meanwhile_makes_redis_no_farther(
         async with Server(redis_url, stage.mux, concurrency=5):
             await stage.began.until(50)
     assert min(told) < burnt
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 10])
+@pytest.mark.parametrize("queues", [["a"], ["a", "b", "c"]], ids=len)
+async def test_what_runs_and_what_waits_to_be_written_are_fewer_than_twice_the_concurrency(
+    redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch, queues: list[str], concurrency: int
+) -> None:
+    may_write = asyncio.Event()
+    held: list[int] = []
+    written = 0
+    dequeue, done = RDB.dequeue, RDB.done
+
+    async def count(self: RDB, *asked: str, **more: Any) -> Batch:
+        batch = await dequeue(self, *asked, **more)
+        held.append(len(stage.began.all) - written + len(batch.tasks))
+        return batch
+
+    async def late(self: RDB, tasks: Sequence[Leased], **more: Any) -> list[bool]:
+        nonlocal written
+        await may_write.wait()
+        answers = await done(self, tasks, **more)
+        written += len(tasks)
+        return answers
+
+    monkeypatch.setattr(RDB, "dequeue", count)
+    monkeypatch.setattr(RDB, "done", late)
+    await load_scripts(redis)
+    stage = Stage()
+    async with asyncio.timeout(PATIENCE), Client(redis_url) as client:
+        await client.enqueue_many([Task("work", queue=queue) for queue in queues for _ in range(5 * concurrency)])
+        async with Server(redis_url, stage.mux, queues=queues, concurrency=concurrency):
+            await stage.began.until(concurrency + (concurrency > 1))  # full of outcomes it still takes more
+            may_write.set()
+            await stage.began.until(5 * concurrency * len(queues))
+    assert max(held) < 2 * concurrency
+
+
+async def test_a_queue_whose_outcomes_redis_refuses_gives_no_more_tasks_and_others_do(
+    redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuses = True
+    done = RDB.done
+
+    async def refuse(self: RDB, tasks: Sequence[Leased], **more: Any) -> list[bool]:
+        if refuses and tasks[0].queue == "bad":
+            raise BrokerError("done failed: OOM", answered=True)
+        return await done(self, tasks, **more)
+
+    monkeypatch.setattr(RDB, "done", refuse)
+    await load_scripts(redis)
+    stage = Stage()
+    async with asyncio.timeout(PATIENCE), Client(redis_url) as client:
+        await client.enqueue_many([Task("work", queue="bad", task_id=f"bad-{n}") for n in range(100)])
+        async with Server(redis_url, stage.mux, queues=["bad", "good"], concurrency=10):
+            await stage.began.until(10)
+            await client.enqueue_many([Task("work", queue="good", task_id=f"good-{n}") for n in range(200)])
+            await stage.began.until(lambda ids: sum(task.startswith("good") for task in ids) == 200)
+            assert sum(task.startswith("bad") for task in stage.began.all) < 20
+            refuses = False
+            await stage.began.until(300)
+    assert max(stage.began.times.values()) == 1
