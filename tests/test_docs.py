@@ -39,7 +39,7 @@ from aioasynq.client.client import MAX_PAYLOAD
 from aioasynq.compose import compose
 from aioasynq.devserver import ENV_URL, HOST, free_port
 from aioasynq.options import EMPTY, MAX_DURATION, MAX_MOMENT, MAX_RETRY, Options
-from aioasynq.rdb.base import MAX_BATCH
+from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES
 from aioasynq.rdb.url import MAX_CONNECTIONS
 from aioasynq.server.fetcher import MAX_WAITS
 from aioasynq.typed.options import HandlerOptions, Rules, TaskTypeOptions
@@ -548,7 +548,7 @@ def test_the_page_of_the_scheduler_says_what_it_has():
 def test_the_page_of_options_names_the_limits():
     numbers = [int(re.findall(r"`(\d+)`", cells[1])[0]) for cells in table("options.md", "Limits")]
     assert numbers == [
-        *(MAX_PAYLOAD, MAX_BATCH, batcher.MAX_WAITING, batcher.MAX_WAITING_BYTES),
+        *(MAX_PAYLOAD, MAX_BATCH, MAX_BATCH_BYTES, batcher.MAX_WAITING, batcher.MAX_WAITING_BYTES),
         *(MAX_RETRY, MAX_DURATION, MAX_MOMENT, MAX_CONNECTIONS, MAX_WAITS),
     ]
 

@@ -26,6 +26,7 @@ class Contact:
     def __init__(self, address: str, counts: Counts | None = None) -> None:
         self._address = address
         self.counts = Counts() if counts is None else counts
+        self.ever = False  #: Redis has answered at least once
         self._lost_at: float | None = None
         self._pause = _FIRST_PAUSE
         self._refusals: dict[str, float] = {}
@@ -53,6 +54,7 @@ class Contact:
 
     def made(self) -> None:
         """An operation succeeded."""
+        self.ever = True
         if self._lost_at is not None:
             now = time.monotonic()
             log.warning("contact with Redis at %s again after %.1f s", self._address, now - self._lost_at)

@@ -358,7 +358,10 @@ class _Engine:
                 fetching.add_done_callback(self._on_fetcher_end)
                 await self._ended.wait()
                 if not (await asyncio.wait({fetching}, timeout=FETCH_LIMIT))[0]:
-                    log.error("Redis does not answer; a task that was just taken runs again when its lease ends")
+                    if contact.ever:
+                        log.error(
+                            "Redis does not answer; a task that it may just have given runs again after its lease"
+                        )
                     fetching.cancel()
                     await asyncio.wait({fetching})
                 if fetching.cancelled() or fetching.exception() is not None:

@@ -100,13 +100,14 @@ async def test_a_server_starts_without_redis(own_server: MakeServer, caplog: pyt
 
 
 @pytest.mark.rows(118)
-async def test_a_server_starts_and_ends_without_redis(own_server: MakeServer) -> None:
+async def test_a_server_starts_and_ends_without_redis(own_server: MakeServer, caplog: pytest.LogCaptureFixture) -> None:
     redis_server = own_server()
     redis_server.stop()
     async with asyncio.timeout(PATIENCE):
         async with Server(redis_server.url, Stage().mux) as server:
             assert server.status == "active"
         assert server.status == "closed"
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]  # it has never taken a task
 
 
 async def test_a_server_ends_while_redis_is_away(redis: Redis, redis_url: str, proxy: MakeProxy) -> None:
