@@ -306,7 +306,8 @@ class Fetcher:
         self._wake.set()
 
     def _look_later(self, state: _Queue, delay: float | None = None) -> None:
-        if state.timer is None and not self._stopping:
+        """Awaken a queue later. One that is awake is asked anyway, and with a timer a strict round would pass it by."""
+        if not state.awake and state.timer is None and not self._stopping:
             if delay is None:
                 delay = LOOK_INTERVAL * random.uniform(0.9, 1.1)
             state.timer = asyncio.get_running_loop().call_later(delay, self._awaken, state)

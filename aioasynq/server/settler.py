@@ -65,7 +65,7 @@ class Settler:
     Args:
         name: of the server; callers of receipts are named after it.
         on_settled: called with what was held, and whether it was still ours, once Redis has answered.
-        on_written: called when outcomes were written.
+        on_unpressed: called when outcomes were written, and when those of a queue press no more for Redis refuses them.
         on_retry: called with the seconds until the next try of a task that was written.
     """
 
@@ -76,7 +76,7 @@ class Settler:
         contact: Contact,
         name: str,
         on_settled: Callable[[Running, bool], None],
-        on_written: Callable[[], None],
+        on_unpressed: Callable[[], None],
         on_retry: Callable[[float], None],
     ) -> None:
         self._rdb = rdb
@@ -84,14 +84,14 @@ class Settler:
         self._contact = contact
         self._name = name
         self._on_settled = on_settled
-        self._on_written = on_written
+        self._on_unpressed = on_unpressed
         self._on_retry = on_retry
         self._lanes: dict[tuple[str, type[Outcome]], _Lane] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self.unsettled = 0  #: outcomes not written yet, those under way included
         self.of_queue: Counter[str] = Counter()  #: the same by queue
-        self._refused: set[_Lane] = set()
+        self._refused: Counter[_Lane] = Counter()  #: calls that Redis refuses, by lane
         self._big: set[asyncio.Task[None]] = set()
         self._stopped = False
 
@@ -205,20 +205,22 @@ class Settler:
                 self._on_retry(waiting.outcome.delay)
             if waiting.running is not None:
                 self._on_settled(waiting.running, still_ours)
-        self._on_written()
+        self._on_unpressed()
 
     async def _until_answered(
         self, lane: _Lane, write: Write, batch: Sequence[_Waiting], receipt: Receipt
     ) -> list[bool]:
         items = [waiting.outcome for waiting in batch]
-        tries = 0
+        tries, is_refused = 0, False
         try:
             while True:
                 try:
                     answers = await write(items, receipt)
                 except BrokerError as exc:
-                    if exc.answered:
-                        self._refused.add(lane)
+                    if exc.answered and not is_refused:
+                        is_refused = True
+                        self._refused[lane] += 1
+                        self._on_unpressed()
                     tries = tries + 1 if await self._hangs_up(exc, items) else 0
                     if tries >= TOO_LARGE_TRIES or (tries and "Protocol error" in str(exc)):
                         raise _TooLargeError(str(exc)) from exc
@@ -227,7 +229,9 @@ class Settler:
                     self._contact.made()
                     return answers
         finally:
-            self._refused.discard(lane)
+            if is_refused:
+                self._refused[lane] -= 1
+                self._refused = +self._refused  # without lanes that have none
 
     async def _hangs_up(self, error: BrokerError, items: Sequence[Outcome]) -> bool:
         """May Redis have hung up on this call because of its size, though it answers others? It seldom says so."""
