@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from aioasynq import BrokerError, Client, Server, Task
+from aioasynq import RDB, BrokerError, Client, Server, Task
 from aioasynq.devserver import DevServer
+from aioasynq.rdb.lifecycle import Batch
 from tests.server.stage import PATIENCE, Stage, assert_in_order, counted, eventually, once_each
 from tests.support.proxy import Proxy
 
@@ -100,12 +102,23 @@ async def test_a_server_starts_without_redis(own_server: MakeServer, caplog: pyt
 
 
 @pytest.mark.rows(118)
-async def test_a_server_starts_and_ends_without_redis(own_server: MakeServer, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_server_starts_and_ends_without_redis(
+    own_server: MakeServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Event()
+    dequeue = RDB.dequeue
+
+    async def spy(self: RDB, *queues: str, **more: Any) -> Batch:
+        asked.set()
+        return await dequeue(self, *queues, **more)
+
+    monkeypatch.setattr(RDB, "dequeue", spy)
     redis_server = own_server()
     redis_server.stop()
     async with asyncio.timeout(PATIENCE):
         async with Server(redis_server.url, Stage().mux) as server:
             assert server.status == "active"
+            await asked.wait()  # the end comes in the middle of a fetch
         assert server.status == "closed"
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]  # it has never taken a task
 
