@@ -6,22 +6,19 @@ local function repeated(key, number)
   if not kept then
     return nil
   end
-  local last
-  if string.find(kept, "^%d") then -- of a call that stored tasks
-    last = { tonumber(string.match(kept, "^%d+")) }
-  else
-    last = cmsgpack.unpack(kept)
+  local last = tonumber(string.match(kept, "^%d+"))
+  if last == tonumber(number) then
+    local answer = string.match(kept, " (.*)")
+    return answer and cmsgpack.unpack(answer)
   end
-  if last[1] == tonumber(number) then
-    return last[2]
-  end
-  if last[1] > tonumber(number) then
-    return redis.error_reply("STALE call " .. number .. " after call " .. last[1])
+  if last > tonumber(number) then
+    return redis.error_reply("STALE call " .. number .. " after call " .. last)
   end
   return nil
 end
 
+-- The answer stands behind the number, so that the next call has only that to read.
 local function remember(key, number, answer)
-  redis.call("SET", key, cmsgpack.pack({ tonumber(number), answer }), "EX", 60)
+  redis.call("SET", key, number .. " " .. cmsgpack.pack(answer), "EX", 60)
   return answer
 end

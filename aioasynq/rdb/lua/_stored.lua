@@ -12,7 +12,7 @@ local function told_before(key, number, tasks)
   local last, answers = counted, {}
   if type(counted) == "table" then -- answers are kept, or memory is full
     local kept = redis.call("GET", key) or "0"
-    last = tonumber(string.match(kept, "^%d+")) or cmsgpack.unpack(kept)[1]
+    last = tonumber(string.match(kept, "^%d+"))
     for answer in string.gmatch(kept, "[:,](-?%d)") do
       answers[#answers + 1] = tonumber(answer)
     end
