@@ -20,8 +20,9 @@ if before then
 end
 local pending_since = since(ARGV[2])
 local answers, ids, new, refused = {}, {}, {}, false
+local some = call("EXISTS", unpack(KEYS, 3)) > 0 -- nearly always none, and this is known in one call
 for i = 3, #KEYS do
-  if new[KEYS[i]] or call("EXISTS", KEYS[i]) == 1 then
+  if new[KEYS[i]] or some and call("EXISTS", KEYS[i]) == 1 then
     answers[i - 2] = 0
     refused = true
   else

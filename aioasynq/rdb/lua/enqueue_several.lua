@@ -29,13 +29,14 @@ if before then
 end
 local pending_since = since(ARGV[2])
 local answers, new, refused, last = {}, {}, false, 0
+local some = call("EXISTS", unpack(KEYS, before_keys + 1)) > 0 -- nearly always none, and this is known in one call
 -- Run after run, so that tasks of a queue lie side by side in memory, as they will be read.
 for run = 1, runs do
   local first, ids = last + 1, {}
   last = last + tonumber(ARGV[3 + run])
   for i = first, last do
     local task = KEYS[before_keys + i]
-    if new[task] or call("EXISTS", task) == 1 then
+    if new[task] or some and call("EXISTS", task) == 1 then
       answers[i] = new[task] == "closed" and -2 or 0
       refused = true
     else
