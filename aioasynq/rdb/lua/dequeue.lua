@@ -62,8 +62,8 @@ if call("EXISTS", KEYS[3]) == 1 then
 end
 local wanted, most = tonumber(ARGV[6]), tonumber(ARGV[7])
 local waiting = call("LRANGE", KEYS[2], -wanted, -1)
-local ids, tasks, taken, strays, bytes = {}, {}, {}, {}, 0
-local state, looked, seen = 1, 0, {}
+local ids, tasks, taken, strays, seen = {}, {}, {}, {}, {}
+local state, looked, n, bytes = 1, 0, 0, 0
 if #waiting < wanted then
   state = 0
 end
@@ -84,15 +84,13 @@ for i = #waiting, 1, -1 do
   else
     local msg = found[2] or ""
     bytes = bytes + #msg
-    if #ids > 0 and bytes > most then
+    if n > 0 and bytes > most then
       state = 1
       break
     end
     seen[id] = true
-    ids[#ids + 1] = id
-    tasks[#tasks + 1] = task
-    taken[#taken + 1] = id
-    taken[#taken + 1] = msg
+    n = n + 1
+    ids[n], tasks[n], taken[2 * n - 1], taken[2 * n] = id, task, id, msg
   end
   looked = looked + 1
 end
@@ -115,19 +113,18 @@ may("SET", KEYS[1], "DEL", KEYS[1])
 -- The lease comes before the lists change, so that a task cannot drop out of sight.
 local moment = lease_end(clock(ARGV[2]), tonumber(ARGV[3]))
 local leases = {}
-if #ids >= MANY then
-  leases = { moment, LONG }
-end
-for i, id in ipairs(ids) do
+for i = 1, n do
   call("HDEL", tasks[i], "pending_since")
-  leases[#leases + 1] = moment
-  leases[#leases + 1] = id
+  leases[2 * i - 1], leases[2 * i] = moment, ids[i]
 end
-if #ids > 0 then
+if n >= MANY then
+  call("ZADD", KEYS[5], moment, LONG)
+end
+if n > 0 then
   call("ZADD", KEYS[5], unpack(leases))
   call("LPUSH", KEYS[4], unpack(ids))
 end
-if #ids >= MANY then
+if n >= MANY then
   call("ZREM", KEYS[5], LONG)
 end
 call("LTRIM", KEYS[2], 0, -looked - 1)
