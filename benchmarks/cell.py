@@ -127,6 +127,10 @@ class Cell:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.close()
 
+    def another(self, tasks: int) -> Cell:
+        """A cell of the same system for *tasks* tasks, with a Redis of its own, to be used in turn with this one."""
+        return Cell(self.installed, tasks, self._way)
+
     # --- enqueue ---
 
     def enqueue(self, how: str, count: int, *, limit: float = 1e6, patience: float = 180.0, **more: Any) -> Enqueued:

@@ -10,7 +10,7 @@ from benchmarks import plots, targets
 from benchmarks.environments import ROOT
 from benchmarks.registry import OURS, SYSTEMS, System
 from benchmarks.runner import Run
-from benchmarks.works import Work, works
+from benchmarks.works import PLAIN, Work, works
 
 DOCS = ROOT / "docs" / "performance.md"
 PICTURES = ROOT / "docs" / "performance"
@@ -197,20 +197,25 @@ def pictures(run: Run) -> dict[str, str]:
         if len(bars) > 1:
             title = f"{work.name}: {work.title} ({work.unit}; {'more' if work.more_is_better else 'less'} is better)"
             drawn[f"{work.name.lower()}.svg"] = plots.bars(title, bars, logarithmic=not work.more_is_better)
-    drawn |= _lines(run, "w3m.svg", "W3m: drain no-ops with 1, 2 and 4 processes (tasks/s)", "W3m", "rate")
-    drawn |= _lines(run, "w9.svg", "W9: drain no-ops as queues grow (tasks/s)", "W9", "rate")
-    return drawn
+    by_system = {name: (name, "rate") for name in run.systems()}
+    drawn |= _lines("w3m.svg", "W3m: drain no-ops with 1, 2 and 4 processes (tasks/s)", _points(run, "W3m", by_system))
+    ours = {OURS: (OURS, "rate"), "beside it, one queue and 0 pending": (OURS, f"{PLAIN}rate")}
+    return drawn | _lines("w9.svg", "W9: drain no-ops as queues grow (tasks/s)", _points(run, "W9", ours))
 
 
-def _lines(run: Run, file: str, title: str, family: str, figure: str) -> dict[str, str]:
+def _points(run: Run, family: str, named: dict[str, tuple[str, str]]) -> dict[str, list[tuple[str, float]]]:
+    """For each name the medians of a system's figure over the works of a family."""
     members = [work for work in works() if work.name.split()[0] == family]
-    points = {
+    return {
         name: [
             (work.name.removeprefix(family).strip(), median(values))
             for work in members
-            if (values := run.by_round(work.name, name, figure).values())
+            if (values := run.by_round(work.name, system, figure).values())
         ]
-        for name in run.systems()
+        for name, (system, figure) in named.items()
     }
+
+
+def _lines(file: str, title: str, points: dict[str, list[tuple[str, float]]]) -> dict[str, str]:
     points = {name: line for name, line in points.items() if len(line) > 1}
     return {file: plots.lines(title, points, OURS)} if points else {}

@@ -8,7 +8,7 @@ from statistics import median
 
 from benchmarks.registry import GO, OURS, SYSTEMS
 from benchmarks.runner import Run
-from benchmarks.works import GROWTH
+from benchmarks.works import GROWTH, PLAIN
 
 KINDS = {system.name: system.kind for system in SYSTEMS}
 ASYNC = [name for name, kind in KINDS.items() if kind == "asyncio" and name != OURS]
@@ -66,12 +66,11 @@ def lines(run: Run) -> list[Line]:
 
 
 def _growth(ask: _Ask) -> Iterable[Line]:
-    first = GROWTH[0][0]
-    for title, *_ in GROWTH[1:]:
+    for title, *_ in GROWTH:
         wanted = 0.7 if title.startswith("100 queues") else 0.9
         for figure, what in (("enqueue_rate", "enqueue"), ("rate", "drain")):
-            text = f"{what} with {title}, of that with {first}"
-            yield ask.against(f"W9 {title}", f"W9 {first}", figure, text, at_least=wanted)
+            text = f"{what} with {title}, of that with one queue and 0 pending"
+            yield ask.against(f"W9 {title}", f"W9 {title}", figure, text, base_figure=PLAIN + figure, at_least=wanted)
 
 
 class _Ask:
@@ -117,9 +116,10 @@ class _Ask:
         values = list(self._run.by_round(work, OURS, figure).values())
         return _line(work, what, values, unit, at_least, at_most)
 
-    def against(self, work: str, base: str, figure: str, what: str, *, at_least: float) -> Line:
-        """Ours by ours at another work, within each round."""
-        top, bottom = self._run.by_round(work, OURS, figure), self._run.by_round(base, OURS, figure)
+    def against(self, work: str, base: str, figure: str, what: str, *, base_figure: str = "", at_least: float) -> Line:
+        """Ours by ours at another work, or by another figure of the same, within each round."""
+        top = self._run.by_round(work, OURS, figure)
+        bottom = self._run.by_round(base, OURS, base_figure or figure)
         ratios = [top[number] / bottom[number] for number in sorted(top.keys() & bottom.keys())]
         behind = f"{_plain(median(top.values()))} : {_plain(median(bottom.values()))}" if ratios else ""
         return _line(work.split(maxsplit=1)[0], what, ratios, "x", at_least, None, behind)

@@ -14,7 +14,7 @@ from benchmarks.environments import Installed
 from benchmarks.hop import Hop, round_trip
 from benchmarks.registry import GO, OURS, QUICK, SYSTEMS
 from benchmarks.runner import CellResult, Run
-from benchmarks.works import drain, works
+from benchmarks.works import _growth, drain, works
 
 SYSTEM = {system.name: system for system in SYSTEMS}
 pytestmark = pytest.mark.timeout(180)  # the first build of the Go program downloads its modules
@@ -47,6 +47,16 @@ def test_each_task_knows_when_it_was_sent_and_began(installed):
         cell.enqueue("paced", 5, pause=0.001)
         assert cell.wait_for("working", lambda: cell.shared.handled() >= 15, 30)
         assert all(cell.shared.began[number] > cell.shared.sent[number] > 0 for number in range(5))
+
+
+def test_growth_is_measured_beside_an_empty_redis():
+    python = Installed(SYSTEM[OURS], (sys.executable, "-m", "benchmarks.systems.aioasynq"), "", sys.executable)
+    with Cell(python, 500) as cell:
+        figures = _growth(100, pending=50, queues=4, used=2)(cell)
+        assert cell.redis.smembers("asynq:queues") == {b"default", b"q0", b"q1"}  # only the preload is of the first
+    assert 100 <= figures["count"] <= 200, "the warming up is counted where it was drained too"
+    assert (figures["twice"], figures["whole"]) == (0, 1)
+    assert min(figures[name] for name in ("rate", "enqueue_rate", "plain_rate", "plain_enqueue_rate")) > 0
 
 
 def test_a_hop_lets_answers_come_later_and_changes_nothing_else(installed):
@@ -98,6 +108,17 @@ def test_targets_are_computed_within_rounds():
     line = next(line for line in targets.lines(run) if line.work == "W3")
     assert (line.got, line.behind, line.answer) == ("3.25 x (2.5 to 4)", "25,000 : 7,000", "reached")
     assert {line.answer for line in targets.lines(run) if line.work == "W1"} == {"not measured"}
+
+
+def test_growth_is_compared_with_what_stood_beside_it():
+    run = Run({}, {OURS: "1"}, {}, 2, 1)
+    for number, (rate, plain) in enumerate([(40_000.0, 50_000.0), (20_000.0, 20_000.0), (19_000.0, 20_000.0)]):
+        run.cells.append(CellResult("W9 10 queues", OURS, number, {"rate": rate, "plain_rate": plain}))
+        run.cells.append(CellResult("W9 10,000 pending", OURS, number, {"rate": rate / 2, "plain_rate": plain}))
+    ten, many = (line for line in targets.lines(run) if line.work == "W9" and line.reached is not None)
+    assert (ten.got, ten.behind, ten.answer) == ("0.95 x (0.8 to 1)", "20,000 : 20,000", "reached")
+    assert (many.got, many.answer) == ("0.475 x (0.4 to 0.5)", "NOT reached")
+    ET.fromstring(report.pictures(run)["w9.svg"])
 
 
 def test_names_are_unique_and_quick_systems_exist():

@@ -17,6 +17,7 @@ EVERYTHING: OptionsDict = {"unique": 3600, "retention": 3600, "headers": {"trace
 class Aioasynq(AsyncSystem):
     async def open(self) -> None:
         self.client = Client(self.spec.redis)
+        self.names = _names(self.spec.queues)
 
     async def close(self) -> None:
         await self.client.aclose()
@@ -25,8 +26,7 @@ class Aioasynq(AsyncSystem):
         if self.spec.everything:
             return Task("bench", b'{"number":%d}' % number, **EVERYTHING)
         if self.spec.named:
-            queue = f"q{number % self.spec.queues}" if self.spec.queues > 1 else "default"
-            return Task("bench", b"%d" % number, queue=queue)
+            return Task("bench", b"%d" % number, queue=self.names[number % len(self.names)])
         return Task("bench", b"%d" % number)
 
     async def enqueue(self, number: int) -> None:
@@ -42,8 +42,7 @@ class Aioasynq(AsyncSystem):
 
     async def work(self) -> None:
         mux = self.everything() if self.spec.everything else self.plain()
-        served = self.spec.served
-        queues = {"default": 1} if served == 1 else {f"q{number}": 1 for number in range(served)}
+        queues = dict.fromkeys(_names(self.spec.served), 1)
         await Server(self.spec.redis, mux, concurrency=self.spec.concurrency, queues=queues).run()
 
     def plain(self) -> ServeMux:
@@ -75,6 +74,10 @@ class Aioasynq(AsyncSystem):
             return number
 
         return mux
+
+
+def _names(queues: int) -> list[str]:
+    return [f"q{number}" for number in range(queues)] if queues > 1 else ["default"]
 
 
 if __name__ == "__main__":
