@@ -233,7 +233,7 @@ class Storing(Operations):
             return
         which = repr(unnamed[0]) if len(unnamed) == 1 else f"{unnamed[0]!r} and {len(unnamed) - 1} more"
         await self._plain(
-            f"naming queue {which} among all queues",
+            f"enqueue into queue {which}",
             lambda: self.command("SADD", keys.queues(), *unnamed),  # no write of which a caller must know
         )
         self._registered |= dict.fromkeys(unnamed, now + REGISTER_AGAIN)

@@ -205,7 +205,7 @@ async def test_both_protocols(redis_url, redis, protocol):
 @pytest.mark.parametrize(("scheme", "end"), [("redis", "/0"), ("redis-cluster", "")])
 async def test_nobody_there(scheme, end):
     rdb = RDB(f"{scheme}://:secret@127.0.0.1:{(port := free_port())}", operation_timeout=0.2)
-    where = rf"naming queue 'q' among all queues failed on {scheme}://127.0.0.1:{port}{end}: .*"
+    where = rf"enqueue into queue 'q' failed on {scheme}://127.0.0.1:{port}{end}: .*"
     with pytest.raises(BrokerError, match=where) as caught:
         await rdb.enqueue([message("a")])
     assert not isinstance(caught.value, BrokerRefusedError)
@@ -271,10 +271,10 @@ async def test_a_missing_permission(own_server):
 
         async with RDB(f"redis://reader:pw@127.0.0.1:{server.port}") as rdb:
             assert (await rdb.check_server())[:1] >= (6,)
-            with pytest.raises(BrokerRefusedError, match=r"naming queue .* failed on redis://127.0.0.1"):
+            with pytest.raises(BrokerRefusedError, match=r"enqueue into queue .* failed on redis://127.0.0.1"):
                 await rdb.enqueue([message("a")])
         async with RDB(f"redis://elsewhere:pw@127.0.0.1:{server.port}") as rdb:
-            with pytest.raises(BrokerRefusedError, match=r"naming queue .* failed on"):
+            with pytest.raises(BrokerRefusedError, match=r"enqueue into queue .* failed on"):
                 await rdb.enqueue([message("a")])
         async with RDB(f"redis://uninformed:pw@127.0.0.1:{server.port}") as rdb:
             assert await rdb.check_server() == ()
