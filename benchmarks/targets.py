@@ -113,8 +113,11 @@ class _Ask:
         at_least: float | None = None,
         at_most: float | None = None,
     ) -> Line:
+        """Ours as it is, with Go asynq's beside it: how fast the machine was has a part in both."""
         values = list(self._run.by_round(work, OURS, figure).values())
-        return _line(work, what, values, unit, at_least, at_most)
+        theirs = list(self._run.by_round(work, GO, figure).values())
+        behind = f"{_plain(median(values))} : {_plain(median(theirs))} ({GO})" if values and theirs else ""
+        return _line(work, what, values, unit, at_least, at_most, behind)
 
     def against(self, work: str, base: str, figure: str, what: str, *, base_figure: str = "", at_least: float) -> Line:
         """Ours by ours at another work, or by another figure of the same, within each round."""
