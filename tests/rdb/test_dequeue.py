@@ -281,6 +281,18 @@ async def test_many_leases_are_a_tree_and_nothing_but_leases(rdb, redis_target, 
         assert await redis_target.object("ENCODING", keys.lease(QUEUE)) == b"skiplist"
 
 
+@pytest.mark.parametrize("held", [False, True], ids=["it waits", "it is held"])
+async def test_a_task_with_the_id_that_makes_a_tree_keeps_its_lease(rdb, redis_target, held):
+    long, ids = "-" * 65, [f"{n:03}" for n in range(16)]
+    first, then = ([long], ids) if held else ([], [long, *ids])
+    await State(pending=[*first, *then]).write(redis_target, QUEUE)
+    for expected in (first, then):
+        if expected:
+            batch = await rdb.dequeue(QUEUE, count=len(expected), owner=OWNER, lease=30)
+            assert [leased.id for leased in batch.tasks] == expected
+    await assert_states(redis_target, {QUEUE: State(active=[long, *ids], lease=dict.fromkeys([long, *ids], NOW + 30))})
+
+
 # ── messages that are none ──
 
 BROKEN = {

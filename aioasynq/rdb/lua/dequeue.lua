@@ -28,7 +28,7 @@ local prefix, owner = ARGV[4] .. "t:", ARGV[5]
 
 -- Up to 128 leases Redis keeps in a flat list, in which it reads number after number to find a place: that took a
 -- quarter of the time a task costs. A member of more than 64 bytes, there for a moment, makes a tree of it until it is
--- empty.
+-- empty; not where a task has that id.
 local MANY, LONG = 16, string.rep("-", 65)
 
 local before = repeated(KEYS[1], ARGV[1])
@@ -117,14 +117,15 @@ for i = 1, n do
   call("HDEL", tasks[i], "pending_since")
   leases[2 * i - 1], leases[2 * i] = moment, ids[i]
 end
-if n >= MANY then
+local grows = n >= MANY and not seen[LONG] and not call("ZSCORE", KEYS[5], LONG)
+if grows then
   call("ZADD", KEYS[5], moment, LONG)
 end
 if n > 0 then
   call("ZADD", KEYS[5], unpack(leases))
   call("LPUSH", KEYS[4], unpack(ids))
 end
-if n >= MANY then
+if grows then
   call("ZREM", KEYS[5], LONG)
 end
 call("LTRIM", KEYS[2], 0, -looked - 1)
