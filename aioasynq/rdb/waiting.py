@@ -60,6 +60,8 @@ class WaitingConnection:
         self._node: ClusterNode | None = None
         self._client_id = 0
         self._waiting = False
+        self._packed_call: tuple[float, Ride | None, str] | None = None
+        self._packed = b""
         self.armed = False  #: Redis watches the queue for us
         self.may_unblock = True  #: false once Redis has refused CLIENT UNBLOCK
         rdb.waits.add(self)
@@ -135,27 +137,29 @@ class WaitingConnection:
             if not answered.done():
                 answered.set_result(None)
 
-        pending = keys.pending(self._queue)
-        packed = pack_any(("BLMOVE", pending, pending, "RIGHT", "RIGHT", f"{seconds:.3f}"))
+        packed = self._pack(seconds, ride)
         pipe.patience = seconds + _GRACE
         if ride is None:
             pipe.send(packed, on_moved)
         else:
-            places, args = dequeue_call(
-                self._queue,
-                1,
-                ride.owner,
-                ride.lease,
-                ride.receipt,
-                self._rdb.clock_argument(),
-                again=False,
-                due=True,
-            )
-            packed += pack_any(("EVALSHA", dequeue_script().sha, len(places), *places, *args))
             pipe.send_two(packed, on_moved, on_taken)
         self.armed = True
         await answered
         return self._told(moved, taken, ride)
+
+    def _pack(self, seconds: float, ride: Ride | None) -> bytes:
+        """A wait and its ride as Redis reads them; an idle server asks the very same each second."""
+        call = (seconds, ride, self._rdb.clock_argument())
+        if call != self._packed_call:
+            pending = keys.pending(self._queue)
+            packed = pack_any(("BLMOVE", pending, pending, "RIGHT", "RIGHT", f"{seconds:.3f}"))
+            if ride is not None:
+                places, args = dequeue_call(
+                    self._queue, 1, ride.owner, ride.lease, ride.receipt, call[2], again=False, due=True
+                )
+                packed += pack_any(("EVALSHA", dequeue_script().sha, len(places), *places, *args))
+            self._packed_call, self._packed = call, packed
+        return self._packed
 
     def _told(self, moved: Any, taken: Any, ride: Ride | None) -> tuple[bool, Batch | None]:
         """What the replies to a wait and its ride mean."""

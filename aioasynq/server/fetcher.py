@@ -56,6 +56,7 @@ class _Queue:
         "name",
         "rank",
         "rank_until",
+        "ride",
         "ride_receipts",
         "riding",
         "timer",
@@ -68,6 +69,7 @@ class _Queue:
         self.awake = True
         self.limit = 1
         self.fetches = Receipts(f"{server}:fetch")
+        self.ride: Ride | None = None  #: one that took nothing
         self.ride_receipts = Receipts(f"{server}:ride")
         self.waiting = waiting
         self.waiter: asyncio.Task[None] | None = None
@@ -404,6 +406,7 @@ class Fetcher:
             if batch.tasks:
                 state.limit = 2
             elif batch.due is not None:
+                state.ride = ride
                 self._on_due(state.name, batch.due)
             await self._deal(state, batch, asked)
             if batch.paused:
@@ -414,7 +417,9 @@ class Fetcher:
         """Nothing came; the next watch waits again."""
 
     def _ride(self, state: _Queue) -> Ride:
-        return Ride(self._token(), self._config.lease, state.ride_receipts.next())
+        """One that took nothing left nothing in Redis, neither owner nor receipt: it is made again as it was."""
+        ride, state.ride = state.ride, None
+        return ride or Ride(self._token(), self._config.lease, state.ride_receipts.next())
 
     async def _ask_after(self, state: _Queue, ride: Ride) -> Batch | None:
         """Ask after a ride whose answer was lost, until it is known whether it took a task."""

@@ -113,6 +113,34 @@ async def test_a_ride_takes_a_task_whatever_is_wrong_with_what_is_due(waiting, r
     assert batch.tasks == [held("a")]
 
 
+async def test_a_ride_that_took_nothing_may_be_made_again_as_it_was(waiting, rdb, redis_target):
+    await rdb.dequeue(QUEUE, owner="so that Redis knows the script")
+    for seconds in (0.05, 0.05):
+        assert (await waiting.wait(seconds, ride()))[1] is not None
+        assert [key async for key in redis_target.scan_iter()] == []
+    wait = await begun(waiting, 5, ride())
+    await rdb.enqueue([message("a"), message("b")])
+    async with asyncio.timeout(2):
+        _, batch = await wait
+    assert batch is not None
+    assert batch.tasks == [held("a")]
+    again = await rdb.dequeue(QUEUE, count=1, owner=OWNER, receipt=ride().receipt, again=True)
+    assert again == batch, "its receipt tells of the task it took"
+    left = State(pending=["b"], tasks={"b": {"pending_since": NOW_NS}}, active=["a"], lease={"a": LEASE})
+    await assert_states(redis_target, {QUEUE: left})
+
+
+async def test_what_is_asked_next_is_not_what_was_asked_before(waiting, rdb, redis_target):
+    await rdb.dequeue(QUEUE, owner="so that Redis knows the script")
+    await State(pending=["a", "b", "c"]).write(redis_target, QUEUE)
+    assert await waiting.wait(5) == (True, None)
+    for number, task_id in enumerate("abc", start=1):
+        _, batch = await waiting.wait(5, ride(number))
+        assert batch is not None
+        assert batch.tasks == [held(task_id)]
+    assert await waiting.wait(0.05) == (False, None)
+
+
 async def test_a_repeat_of_a_ride_brings_its_task(waiting, rdb, redis_target):
     await rdb.dequeue(QUEUE, owner="so that Redis knows the script")
     await State(pending=["a", "b"]).write(redis_target, QUEUE)

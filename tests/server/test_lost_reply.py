@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from aioasynq import BrokerError, Client, Server, SkipRetry, Task
 from aioasynq.rdb import base, waiting
 from aioasynq.rdb.script import Script
+from aioasynq.server import fetcher
 from tests.server.stage import PATIENCE, Stage, assert_in_order, counted, eventually, load_scripts, once_each
 from tests.support.proxy import Proxy, script
 from tests.support.resp import Command
@@ -144,6 +145,52 @@ async def test_a_riding_fetch_whose_reply_is_lost(
     fault = getattr(between, kind)(calls_of("dequeue", ":ride"))
     async with asyncio.timeout(PATIENCE), Server(between.url, stage.mux), Client(redis_url) as client:
         await between.until(lambda: between.commands["BLMOVE"] >= 1)
+        for name in IDS:
+            await client.enqueue(Task("work"), task_id=name)
+        await stage.ended.until(len(IDS))
+        assert fault.fired == 1
+        await eventually(lambda: _nothing_left(redis))
+    assert stage.began.times == once_each(IDS)
+    assert await assert_in_order(redis) == {}
+    assert await counted(redis) == (len(IDS), 0)
+
+
+async def test_no_two_riding_fetches_that_take_a_task_are_the_same(
+    redis_url: str, proxy: MakeProxy, stage: Stage
+) -> None:
+    between = await proxy()
+    is_ride, rides = calls_of("dequeue", ":ride"), list[tuple[bytes, ...]]()
+
+    def listen(command: Command) -> bool:
+        rides.extend([tuple(command)] * is_ride(command))
+        return False
+
+    between.lose_reply(listen)
+    async with asyncio.timeout(PATIENCE), Server(between.url, stage.mux), Client(redis_url) as client:
+        for count, name in enumerate(IDS, start=1):
+            seen = len(rides)
+            await between.until(lambda seen=seen: len(rides) > seen)  # type: ignore[misc]
+            await client.enqueue(Task("work"), task_id=name)
+            await stage.ended.until(count)
+    assert len(set(rides)) >= len(IDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_riding_fetch_that_took_nothing_often_and_whose_reply_is_lost_at_last(
+    redis: Redis, redis_url: str, proxy: MakeProxy, stage: Stage, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetcher, "LOOK_INTERVAL", 0.3)
+    is_ride, rides = calls_of("dequeue", ":ride"), list[Command]()
+
+    def listen(command: Command) -> bool:
+        rides.extend([command] * is_ride(command))
+        return is_ride(command)
+
+    between = await proxy()
+    fault = getattr(between, kind)(listen, nth=4)
+    async with asyncio.timeout(PATIENCE), Server(between.url, stage.mux), Client(redis_url) as client:
+        await between.until(lambda: fault.seen == 4)
+        assert rides == rides[:1] * 4, "what took nothing is asked again as it was"
         for name in IDS:
             await client.enqueue(Task("work"), task_id=name)
         await stage.ended.until(len(IDS))
