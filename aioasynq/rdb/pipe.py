@@ -117,10 +117,18 @@ class Pipe(asyncio.Protocol):
         """
         if not self.is_open:  # perhaps Redis closed it before its opener had its turn
             raise RedisConnectionError("lost while connecting to it")
-        now = self._loop.time()
-        self._calls.append((on_reply, now, len(packed)))
-        self._unanswered += len(packed)
+        self.write(packed)
+        self.expect(on_reply, len(packed))
+
+    def write(self, packed: bytes) -> None:
+        """The first half of :meth:`send`, so that Redis is at work while the rest is done; the other must follow."""
         self._transport.write(packed)
+
+    def expect(self, on_reply: OnReply, size: int) -> None:
+        """The second half: *on_reply* gets the reply to a command of *size* bytes that was written just now."""
+        now = self._loop.time()
+        self._calls.append((on_reply, now, size))
+        self._unanswered += size
         if self._timer is None:
             self._timer = self._loop.call_at(now + self.patience, self._look)
 
