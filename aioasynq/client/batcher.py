@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from msgspec import Struct
 
+from aioasynq.client.busy_poll import BusyPoll
 from aioasynq.errors import BrokerError, BrokerRefusedError
 from aioasynq.rdb.base import MAX_BATCH, MAX_BATCH_BYTES
 from aioasynq.rdb.pipe import SLOWEST
@@ -135,6 +136,7 @@ class Batcher:
         self._name = name
         self._patience = patience
         self._loop = asyncio.get_running_loop()
+        self._busy_poll = BusyPoll(self._loop)
         self._alive = 0.0
         self._lanes: dict[tuple[str, Route], _Lane] = {}
         self._spans = rdb.spans_queues
@@ -183,6 +185,8 @@ class Batcher:
             lane = self._lane(queue, composed.route, now)
         if lane.last == 1 and not lane.calls and not lane.is_due and type(answers) is Answer:  # lone, as the last was
             self._start(lane, [entry], size, now)
+            if lane.calls:  # else it could not be sent
+                self._busy_poll.begin()
             return
         self._let_wait(lane, entry)
         if len(lane.waiting) >= worth:
@@ -260,6 +264,7 @@ class Batcher:
             call.on_answers(exc)
 
     def _on_answers(self, call: _Call, answers: StoredOrNot | BaseException) -> None:
+        self._busy_poll.answered()
         lane = call.lane
         lane.calls.remove(call)
         lane.size -= call.size

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from aioasynq import RDB, BrokerError, BrokerRefusedError, Client, Task, TaskIDConflictError, TaskInfo, keys
 from aioasynq.client import batcher
+from aioasynq.client.busy_poll import BusyPoll
 from aioasynq.rdb import base, receipts
 from aioasynq.rdb.receipts import Receipt
 from aioasynq.rdb.script import Script
@@ -437,3 +438,24 @@ async def test_a_lone_one_is_tried_for_as_long_as_any_call(proxy: MakeProxy) -> 
         failed = await answer
     assert isinstance(failed, BrokerError)
     assert failed.maybe_done
+
+
+async def test_the_loop_is_kept_awake_for_a_lone_enqueue_only(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = 0
+    begin = BusyPoll.begin
+
+    def count(self: BusyPoll) -> None:
+        nonlocal begun
+        begun += 1
+        begin(self)
+
+    monkeypatch.setattr(BusyPoll, "begin", count)
+    async with Client(redis_url) as client:
+        for _ in range(4):
+            await client.enqueue(Task("t"))
+        assert begun == 4
+        await asyncio.gather(*(client.enqueue(Task("t")) for _ in range(20)))
+        assert begun == 5, "the first of them is alone yet"
+        await asyncio.gather(*(client.enqueue(Task("t")) for _ in range(20)))
+        await client.enqueue_many([Task("t")] * 50)
+        assert begun == 5
