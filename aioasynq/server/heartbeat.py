@@ -116,8 +116,7 @@ class Heartbeat:
 
     def _main(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=self._loop_factory()) as runner:
-                runner.run(self._beat())
+            asyncio.run(self._beat())
         except Exception:
             log.critical("the heartbeat ended by a bug; leases will run out", exc_info=True)
         finally:
@@ -126,11 +125,6 @@ class Heartbeat:
                 self._server_loop.call_soon_threadsafe(self._over.set)
             except RuntimeError:
                 log.debug("the server's loop was closed before its heartbeat ended")
-
-    def _loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop] | None:
-        """uvloop's, where the server runs on that; other kinds of loop may want arguments."""
-        kind = type(self._server_loop)
-        return kind if kind.__module__ == "uvloop" else None
 
     async def _beat(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -15,7 +15,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-import uvloop
 from redis.asyncio import Redis
 
 from aioasynq import (
@@ -315,26 +314,6 @@ async def test_several_tasks_of_dead_owners_are_recovered(
 
 
 @pytest.mark.rows(122)
-@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def test_the_heart_beats_on_a_loop_of_the_servers_kind(
-    redis_url: str, new_loop: Callable[[], asyncio.AbstractEventLoop]
-) -> None:
-    async def run() -> None:
-        async with asyncio.timeout(PATIENCE), Server(redis_url, Stage().mux) as server, RDB(redis_url) as rdb:
-
-            async def is_told_of() -> bool:
-                return len(await rdb.read_process_info()) == 1
-
-            await eventually(is_told_of)
-            assert server._engine is not None
-            beats_on = server._engine.heartbeat._loop
-            assert beats_on is not asyncio.get_running_loop()
-            assert type(beats_on) is type(asyncio.get_running_loop())
-
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(run())
-
-
 async def test_a_handler_that_blocks_the_loop_costs_no_leases(
     redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
