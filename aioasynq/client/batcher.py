@@ -186,7 +186,7 @@ class Batcher:
         if lane.last == 1 and not lane.calls and not lane.is_due and type(answers) is Answer:  # lone, as the last was
             self._start(lane, [entry], size, now)
             if lane.calls:  # else it could not be sent
-                self._busy_poll.begin()
+                self._busy_poll.begin(lane.calls[0])
             return
         self._let_wait(lane, entry)
         if len(lane.waiting) >= worth:
@@ -264,7 +264,7 @@ class Batcher:
             call.on_answers(exc)
 
     def _on_answers(self, call: _Call, answers: StoredOrNot | BaseException) -> None:
-        self._busy_poll.answered()
+        self._busy_poll.answered(call)
         lane = call.lane
         lane.calls.remove(call)
         lane.size -= call.size

@@ -20,32 +20,35 @@ class BusyPoll:
     A loop that has nothing to do sleeps, and its CPU with it. To wake both takes longer than a Redis nearby takes to
     answer, and costs Redis and us about as much CPU as was saved. So the loop goes on turning for a moment, as Go's
     scheduler does; all else that is ready has its turns as ever. Where answers do not come within the moment, from a
-    Redis that is far, say, or on a machine that is busy, this is tried ever more rarely; with one CPU it never is.
+    Redis that is far, say, or on a machine that is busy, this is tried ever more rarely; a process that is bound to one
+    CPU never tries.
     """
 
-    __slots__ = ("_due", "_end", "_every", "_is_awake", "_loop", "_rests")
+    __slots__ = ("_call", "_due", "_end", "_every", "_loop", "_rests")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._is_awake = False  #: waiting for an answer
+        self._call: object = None  #: whose answer is waited for awake
         self._due = False  #: the next turn is asked for
         self._end = 0.0
         self._every = 1  #: one answer in so many is waited for like this
         self._rests: float = 0 if _cpus() > 1 else math.inf  #: calls to come whose answers are not
 
-    def begin(self) -> None:
+    def begin(self, call: object) -> None:
         """A call was made."""
+        if self._call is not None:
+            return  # one at a time, or none would be seen to come too late
         if self._rests:
             self._rests -= 1
             return
-        self._is_awake = True
+        self._call = call
         self._end = perf_counter() + LONGEST
         self._go_on()
 
-    def answered(self) -> None:
-        """The answer has come."""
-        if self._is_awake:
-            self._is_awake = False
+    def answered(self, call: object) -> None:
+        """The answer to a call has come."""
+        if self._call is call:
+            self._call = None
             self._every = 1
 
     def _go_on(self) -> None:
@@ -55,12 +58,12 @@ class BusyPoll:
 
     def _turn(self) -> None:
         self._due = False
-        if not self._is_awake:
+        if self._call is None:
             return
         if perf_counter() < self._end:
             self._go_on()
         else:
-            self._is_awake = False
+            self._call = None
             self._every = min(2 * self._every, RAREST)
             self._rests = self._every - 1
 

@@ -83,6 +83,8 @@ class Pipe(asyncio.Protocol):
         self.patience = patience
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=_error, notEnoughData=_NOTHING)
+        self._unsent: deque[tuple[bytes, tuple[OnReply, ...]]] = deque()  # empty but while one sends
+        self._is_sending = False
         self._calls: deque[tuple[OnReply, float, int]] = deque()
         self._unanswered = 0  # bytes of the calls that wait
         self._heard = 0.0  # when a byte came, by the loop's clock
@@ -115,27 +117,39 @@ class Pipe(asyncio.Protocol):
         Raises:
             redis.exceptions.ConnectionError: it is closed; nothing was written.
         """
-        if not self.is_open:  # perhaps Redis closed it before its opener had its turn
-            raise RedisConnectionError("lost while connecting to it")
-        self.write(packed)
-        self.expect(on_reply, len(packed))
-
-    def write(self, packed: bytes) -> None:
-        """The first half of :meth:`send`, so that Redis is at work while the rest is done; the other must follow."""
-        self._transport.write(packed)
-
-    def expect(self, on_reply: OnReply, size: int) -> None:
-        """The second half: *on_reply* gets the reply to a command of *size* bytes that was written just now."""
-        now = self._loop.time()
-        self._calls.append((on_reply, now, size))
-        self._unanswered += size
-        if self._timer is None:
-            self._timer = self._loop.call_at(now + self.patience, self._look)
+        self._send(packed, (on_reply,))
 
     def send_two(self, packed: bytes, on_first: OnReply, on_second: OnReply) -> None:
         """The same for two commands that are written together."""
-        self.send(packed, on_first)
-        self._calls.append((on_second, self._loop.time(), 0))
+        self._send(packed, (on_first, on_second))
+
+    def _send(self, packed: bytes, on_replies: tuple[OnReply, ...]) -> None:
+        if not self.is_open:  # perhaps Redis closed it before its opener had its turn
+            raise RedisConnectionError("lost while connecting to it")
+        self._unsent.append((packed, on_replies))
+        # Python may collect garbage at any point here, and what is collected may send too, as a coroutine that was left
+        # alone does in its ``finally``. That one waits here, for replies come in the order in which calls are written.
+        while self._unsent and not self._is_sending:
+            self._is_sending = True
+            try:
+                self._send_next()
+            finally:
+                self._is_sending = False
+
+    def _send_next(self) -> None:
+        packed, on_replies = self._unsent.popleft()
+        if not self.is_open:
+            for on_reply in on_replies:
+                on_reply(RedisConnectionError("the connection was closed"))
+            return
+        self._transport.write(packed)  # first of all: Redis is at work while the books are kept
+        now, size = self._loop.time(), len(packed)
+        for on_reply in on_replies:
+            self._calls.append((on_reply, now, size))
+            size = 0
+        self._unanswered += len(packed)
+        if self._timer is None:
+            self._timer = self._loop.call_at(now + self.patience, self._look)
 
     async def drain(self) -> None:
         """Wait until every call is answered."""

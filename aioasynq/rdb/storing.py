@@ -130,7 +130,7 @@ class Storing(Operations):
     ) -> None:
         """The same for ``enqueue`` and one task, :data:`STORED_ONE` as the answer; *now* is by the loop's clock.
 
-        A lone caller waits for all that is done before the call is written, so it is little.
+        A lone caller waits for all that is done here, so it is little.
         """
         queue, pipe = msg.queue, self._pipe
         is_named = time.monotonic() < self._registered.get(queue, 0.0)
@@ -141,8 +141,7 @@ class Storing(Operations):
         if len(packed) > MAX_SHARED:
             self.start_to("enqueue", (msg,), receipt, on_answers)
             return
-        pipe.write(packed)
-        pipe.expect(_One(self, msg, receipt, on_answers, len(packed), now).on_reply, len(packed))
+        pipe.send(packed, _One(self, msg, receipt, on_answers, len(packed), now).on_reply)
 
     def _go_on_with(self, one: _One, reply: Any) -> None:
         """Take the way of all calls with one that did not just store its task."""

@@ -55,6 +55,33 @@ async def test_replies_come_in_the_order_of_the_calls(pipe: Pipe) -> None:
     await pipe.drain()
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_what_is_sent_while_another_call_is_being_sent_keeps_its_answer(pipe: Pipe, when: str) -> None:
+    """As what the garbage collector ends may do, which can run at any point of that."""
+    answers: list[asyncio.Future[Any]] = []
+
+    class Transport:
+        def write(self, data: bytes) -> None:
+            if when == "before":
+                self.interfere()
+            transport.write(data)
+            if when == "after":
+                self.interfere()
+
+        def interfere(self) -> None:
+            if len(answers) < 3:
+                answers.append(asyncio.get_running_loop().create_future())
+                answers.append(ask(pipe, "ECHO", f"{len(answers)}"))
+
+    transport, pipe._transport = pipe._transport, Transport()  # type: ignore[assignment]
+    first = ask(pipe, "ECHO", "first")
+    pipe._transport = transport
+    assert await first == b"first"
+    sent = answers[1::2]
+    assert [await answer for answer in sent] == [b"%d" % number for number in range(1, 2 * len(sent), 2)]
+    assert len(sent) == 2
+
+
 @pytest.mark.parametrize("protocol", [2, 3])
 async def test_errors_are_replies(redis_url: str, protocol: int) -> None:
     async with Redis.from_url(redis_url, protocol=protocol) as client:

@@ -444,10 +444,10 @@ async def test_the_loop_is_kept_awake_for_a_lone_enqueue_only(redis_url: str, mo
     begun = 0
     begin = BusyPoll.begin
 
-    def count(self: BusyPoll) -> None:
+    def count(self: BusyPoll, call: object) -> None:
         nonlocal begun
         begun += 1
-        begin(self)
+        begin(self, call)
 
     monkeypatch.setattr(BusyPoll, "begin", count)
     async with Client(redis_url) as client:

@@ -12,6 +12,8 @@ import pytest
 from aioasynq.client import busy_poll
 from aioasynq.client.busy_poll import LONGEST, RAREST, BusyPoll
 
+CALL = object()
+
 
 class Loop:
     """What the next turn of an event loop is to call, and a clock that goes on with each."""
@@ -47,24 +49,24 @@ def poll(loop: Loop) -> BusyPoll:
 
 def misses(loop: Loop, poll: BusyPoll) -> bool:
     """Make a call whose answer comes too late; whether the loop was kept awake for it."""
-    poll.begin()
+    poll.begin(CALL)
     awake = loop.turn()
     while loop.turn():
         pass
-    poll.answered()
+    poll.answered(CALL)
     return awake
 
 
 def test_a_loop_is_awake_until_the_answer_comes(loop: Loop, poll: BusyPoll) -> None:
     assert not loop.turn()
-    poll.begin()
+    poll.begin(CALL)
     assert [loop.turn() for _ in range(5)] == [True] * 5
-    poll.answered()
+    poll.answered(CALL)
     assert [loop.turn() for _ in range(3)] == [True, False, False]
 
 
 def test_it_is_awake_for_a_moment_at_most(loop: Loop, poll: BusyPoll) -> None:
-    poll.begin()
+    poll.begin(CALL)
     end = loop.now + LONGEST
     while loop.turn():
         assert loop.now <= end + LONGEST / 5
@@ -73,9 +75,9 @@ def test_it_is_awake_for_a_moment_at_most(loop: Loop, poll: BusyPoll) -> None:
 
 def test_calls_that_follow_each_other_at_once_are_waited_for_one_by_one(loop: Loop, poll: BusyPoll) -> None:
     for _ in range(50):  # longer in all than a moment
-        poll.begin()
+        poll.begin(CALL)
         assert loop.turn()
-        poll.answered()
+        poll.answered(CALL)
     assert loop.turn()
     assert not loop.turn()
 
@@ -91,13 +93,13 @@ def test_what_comes_in_time_is_waited_for_again_each_time(loop: Loop, poll: Busy
     for _ in range(20):
         misses(loop, poll)
     while not loop.ready:  # until it is tried again
-        poll.begin()
-    poll.answered()
+        poll.begin(CALL)
+    poll.answered(CALL)
     loop.turn()
     for _ in range(3):
-        poll.begin()
+        poll.begin(CALL)
         assert loop.turn()
-        poll.answered()
+        poll.answered(CALL)
         loop.turn()
 
 
@@ -106,6 +108,17 @@ def test_an_answer_that_comes_too_late_is_none_in_time(loop: Loop, poll: BusyPol
     assert not misses(loop, poll)
     assert misses(loop, poll)
     assert [misses(loop, poll) for _ in range(4)] == [False, False, False, True]
+
+
+def test_the_answer_to_another_call_is_none(loop: Loop, poll: BusyPoll) -> None:
+    poll.begin(CALL)
+    poll.answered(object())
+    assert loop.turn()
+    assert loop.turn()
+    while loop.turn():
+        poll.begin(object())  # and its moment is no longer for the sake of others
+        assert loop.now < 100.0 + 2 * LONGEST
+    assert poll._every == 2
 
 
 def test_with_one_cpu_it_never_waits_awake(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
